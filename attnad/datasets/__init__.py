@@ -1,0 +1,58 @@
+"""Data sets: real, generated and your own, all yielding the same `Sample`.
+
+::
+
+    train = datasets.load("elpv", category="mono", split="train")
+    train[0].image.shape            # (3, 256, 256), float32 in [0, 1]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attnad.datasets import elpv, folder
+from attnad.datasets.base import Dataset, Record, Sample, Source
+from attnad.datasets.images import DataError, MissingDataError
+
+MODULES = {module.SOURCE.name: module for module in (elpv, folder)}
+SOURCES = {name: module.SOURCE for name, module in MODULES.items()}
+
+__all__ = ["SOURCES", "DataError", "Dataset", "MissingDataError", "Record", "Sample", "Source", "load"]
+
+
+def load(
+    name: str,
+    category: str | None = None,
+    split: str = "train",
+    size: int = 256,
+    seed: int = 0,
+    root: str | Path | None = None,
+    **options,
+) -> Dataset:
+    """One category and split of a data set.
+
+    Args:
+        name: a key of `SOURCES`, e.g. ``"elpv"``, ``"powerline"``, ``"folder"``.
+        category: the kind of object; None takes the first that the data set has.
+        split: ``"train"`` has normal pictures only; ``"test"`` has both kinds.
+        size: side of the square pictures, in pixels.
+        seed: of the split where the data set comes without one; of everything where it is generated.
+        root: the folder of the data; where None, see `attnad.datasets.download.find_root`.
+        **options: what this data set understands beyond that; see the ``load`` of its module.
+
+    Raises:
+        DataError: a name, category, split or option that does not exist, or files that cannot be used.
+        MissingDataError: the data are not there; the message says how to get them.
+    """
+    if name not in MODULES:
+        raise DataError(f"There is no data set {name!r}; there are: {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    if category is None and source.categories:
+        category = source.categories[0]
+    if source.categories and category not in source.categories:
+        raise DataError(f"{name} has no category {category!r}; it has: {', '.join(source.categories)}")
+    if split not in source.splits:
+        raise DataError(f"{name} has no split {split!r}; it has: {', '.join(source.splits)}")
+    if size < 8:
+        raise DataError(f"size={size}: pictures need at least 8 pixels a side")
+    return MODULES[name].load(category, split, size, seed, root, **options)
