@@ -1,7 +1,8 @@
 """How good is a detector? AUROC, AUPRO, average precision and F1, at image and at pixel level.
 
-Throughout: label 0 is normal, 1 anomalous; a higher score means more anomalous; results are fractions in [0, 1].
-A figure that the test set cannot define (one class only, no defect pixel) is ``nan``, with a warning that says why.
+Throughout: label 0 is normal, 1 anomalous; a higher score means more anomalous; results are fractions in
+[0, 1]. A figure that the test set cannot define (one class only, no defect pixel) is ``nan``, with a warning
+that says why.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def image_auroc(labels, scores) -> float:
         ValueError: a score is NaN or infinite, a label is neither 0 nor 1, or the lengths differ.
     """
     labels, scores = _checked(labels, scores)
-    return float(roc_auc_score(labels, scores)) if _two_classes(labels, "image AUROC") else np.nan
+    if not _two_classes(labels, "image AUROC"):
+        return np.nan
+    return float(roc_auc_score(labels, scores))
 
 
 def average_precision(labels, scores) -> float:
@@ -38,7 +41,9 @@ def average_precision(labels, scores) -> float:
     Args, result and errors as for `image_auroc`.
     """
     labels, scores = _checked(labels, scores)
-    return float(average_precision_score(labels, scores)) if _two_classes(labels, "average precision") else np.nan
+    if not _two_classes(labels, "average precision"):
+        return np.nan
+    return float(average_precision_score(labels, scores))
 
 
 def f1_max(labels, scores) -> tuple[float, float]:
@@ -87,7 +92,7 @@ def aupro(masks, maps, limit: float = 0.3) -> float:
     At each threshold: the false positive rate over all normal pixels of the data set, and the share of a
     defect's pixels that is found, averaged over all defects of the data set (not per image, and every defect
     counts the same, however small). A defect is a region of pixels that touch at an edge or a corner
-    (8 neighbours). Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 6.1.
+    (8 neighbours, as in anomalib). Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 6.1.
 
     Exact: no grid of thresholds, ties drawn as straight lines. Memory grows linearly with the pixels.
 
@@ -170,8 +175,8 @@ def _area(normal: np.ndarray, defective: np.ndarray, weights: np.ndarray, limit:
     """The area under (false positive rate, weighted share found) up to ``limit``, divided by ``limit``.
 
     The curve is a sum of one ramp per defective pixel, and so is its area: the pixel's share rises from 0 to
-    its weight while the false positive rate goes from ``a``, the normal pixels above it, to ``b``, those above
-    or level with it, and then stays. So one sort of the normal pixels is enough.
+    its weight while the false positive rate goes from ``a``, the normal pixels above it, to ``b``, those
+    above or level with it, and then stays. So one sort of the normal pixels is enough.
     """
     count = len(normal)
     kept = int(np.ceil(limit * count))

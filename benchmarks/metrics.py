@@ -29,7 +29,7 @@ def example(n: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
             row, column = rng.uniform(0, size, 2)
             radius = rng.uniform(0.01, 0.1) * size
             masks[i] |= (rows - row) ** 2 + (columns - column) ** 2 < radius**2
-        maps[i] = ndimage.gaussian_filter(masks[i] + rng.standard_normal((size, size)), 2)
+        maps[i] = ndimage.gaussian_filter(masks[i] + 5 * rng.standard_normal((size, size)), 2)
     return masks, maps
 
 
@@ -82,7 +82,9 @@ def main():
         functions[f"anomalib {importlib.metadata.version('anomalib')}"] = anomalib
     except importlib.metadata.PackageNotFoundError:
         print("anomalib is not installed: ours alone")
-    print(f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}, size {args.size}")
+    print(
+        f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}, size {args.size}"
+    )
     print(f"{'':16} {'maps':>5} {'AUPRO':>10} {'seconds':>8} {'extra MiB':>10}")
     for name, function in functions.items():
         for n in args.maps:

@@ -1,6 +1,7 @@
-"""The metrics against scikit-learn, against a brute-force AUPRO, and against anomalib where it is installed."""
+"""The metrics against scikit-learn, a brute-force AUPRO, and anomalib where it is installed."""
 
 import importlib.util
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,7 @@ def brute_force_aupro(masks, maps, limit=0.3):
     for threshold in np.unique(maps)[::-1]:
         curve.append(((normal >= threshold).mean(), np.mean([(r >= threshold).mean() for r in regions])))
     area = 0.0
-    for (x0, y0), (x1, y1) in zip(curve, curve[1:]):
+    for (x0, y0), (x1, y1) in itertools.pairwise(curve):
         if x1 <= limit:
             area += (x1 - x0) * (y0 + y1) / 2
         elif x0 < limit:
@@ -87,7 +88,9 @@ def test_image_figures_are_scikit_learns(seed, decimals):
     labels = rng.permutation(np.arange(50) % 3 == 0).astype(int)
     scores = np.round(rng.standard_normal(50) + labels, decimals)
     assert metrics.image_auroc(labels, scores) == pytest.approx(sk.roc_auc_score(labels, scores))
-    assert metrics.average_precision(labels, scores) == pytest.approx(sk.average_precision_score(labels, scores))
+    assert metrics.average_precision(labels, scores) == pytest.approx(
+        sk.average_precision_score(labels, scores)
+    )
     f1, threshold = metrics.f1_max(labels, scores)
     all_f1 = {t: sk.f1_score(labels, scores >= t) for t in np.unique(scores)}
     assert f1 == pytest.approx(max(all_f1.values()))
@@ -173,13 +176,22 @@ def test_evaluate_collects_everything():
     figures = metrics.evaluate(SimpleNamespace(scores=scores, maps=maps), test)
     assert figures["image_auroc"] == pytest.approx(sk.roc_auc_score(labels, scores))
     assert figures["aupro"] == pytest.approx(brute_force_aupro(masks, maps))
-    assert set(figures) == {"image_auroc", "average_precision", "f1_max", "f1_threshold", "pixel_auroc", "aupro"}
+    assert set(figures) == {
+        "image_auroc",
+        "average_precision",
+        "f1_max",
+        "f1_threshold",
+        "pixel_auroc",
+        "aupro",
+    }
 
 
 def test_evaluate_reads_no_picture_it_does_not_need():
     masks, maps = CASES["random 0"]
     labels, reads = masks.any(axis=(1, 2)).astype(int), []
-    figures = metrics.evaluate(SimpleNamespace(scores=np.arange(6.0), maps=None), dataset(masks, labels, reads))
+    figures = metrics.evaluate(
+        SimpleNamespace(scores=np.arange(6.0), maps=None), dataset(masks, labels, reads)
+    )
     assert not reads and np.isnan(figures["aupro"])
     without = dataset([None] * 6, labels, reads)
     figures = metrics.evaluate(SimpleNamespace(scores=np.arange(6.0), maps=maps), without)
@@ -191,20 +203,23 @@ def test_evaluate_names_the_bad_mask():
     labels = masks.any(axis=(1, 2)).astype(int)
     prediction = SimpleNamespace(scores=np.arange(6.0), maps=maps)
     missing = [*masks[:5], None]
-    with pytest.raises(ValueError, match="5.png: an anomalous sample without a mask"):
+    with pytest.raises(ValueError, match=r"5\.png: an anomalous sample without a mask"):
         metrics.evaluate(prediction, dataset(missing, labels, []))
     smaller = [*masks[:5], masks[5][:12]]
-    with pytest.raises(ValueError, match=r"5.png: its mask is \(12, 24\) pixels, its anomaly map \(24, 24\)"):
+    with pytest.raises(
+        ValueError, match=r"5\.png: its mask is \(12, 24\) pixels, its anomaly map \(24, 24\)"
+    ):
         metrics.evaluate(prediction, dataset(smaller, labels, []))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason="anomalib is not installed")
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("random")])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "one normal pixel"])
 def test_aupro_is_anomalibs(name):
+    """In all cases but one: anomalib (2.7.0) takes an image that is defective everywhere for background."""
     import torch
     from anomalib.metrics.aupro import _AUPRO
 
     masks, maps = CASES[name]
     theirs = _AUPRO(fpr_limit=0.3)
-    theirs.update(torch.from_numpy(maps), torch.from_numpy(masks.astype(int)))
+    theirs.update(torch.from_numpy(maps).float(), torch.from_numpy(masks.astype(int)))
     assert metrics.aupro(masks, maps) == pytest.approx(float(theirs.compute()), abs=1e-6)
