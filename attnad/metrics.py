@@ -92,7 +92,7 @@ def aupro(masks, maps, limit: float = 0.3) -> float:
     At each threshold: the false positive rate over all normal pixels of the data set, and the share of a
     defect's pixels that is found, averaged over all defects of the data set (not per image, and every defect
     counts the same, however small). A defect is a region of pixels that touch at an edge or a corner
-    (8 neighbours, as in anomalib). Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 6.1.
+    (8 neighbours, as in anomalib). Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021.
 
     Exact: no grid of thresholds, ties drawn as straight lines. Memory grows linearly with the pixels.
 
