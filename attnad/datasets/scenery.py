@@ -1,0 +1,137 @@
+"""What lies behind an inspected object, and the camera that looks at it: landscapes seen from a drone."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from attnad.datasets.drawing import clip, noise, tint
+
+# Two colours each: the shade and the light of the leaves or soil.
+GROUNDS = {
+    "green forest": ((0.10, 0.17, 0.09), (0.46, 0.58, 0.34)),
+    "olive bush": ((0.20, 0.21, 0.13), (0.60, 0.61, 0.40)),
+    "dry bush": ((0.24, 0.20, 0.17), (0.58, 0.52, 0.45)),
+    "red soil": ((0.32, 0.22, 0.17), (0.70, 0.56, 0.46)),
+    "pasture": ((0.40, 0.42, 0.24), (0.72, 0.73, 0.50)),
+}
+SKIES = ((0.93, 0.94, 0.95), (0.70, 0.79, 0.88), (0.80, 0.83, 0.86))
+
+
+def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray:
+    """(3, size, size) float32 background: sky, hazy vegetation, hills, soil; more and sharper with ``clutter``.
+
+    Args:
+        rng: decides what is there.
+        size: side in pixels.
+        clutter: 0 a smooth far-away background, 1 houses, towers, wires and branches right behind the object.
+    """
+    relief, patches = -np.abs(noise(rng, size, 0.8, 8)), noise(rng, size, 0.5, 4, 64)
+    palettes = [GROUNDS[k] for k in rng.permutation(list(GROUNDS))[:2]]
+    sky = tint(SKIES[rng.integers(len(SKIES))])
+    horizon = (-0.25, rng.uniform(0.05, 0.35), rng.uniform(0.4, 0.8), 1.2)[rng.choice(4, p=(0.5, 0.25, 0.15, 0.1))]
+    haze, defocus = float(rng.uniform(0.05, 0.5)), float(rng.uniform(0.5, 3.0) * (1.4 - clutter))
+
+    y = (np.arange(size, dtype=np.float32) / size)[:, None]
+    depth = clip((y - horizon) / (1.05 - horizon), 0, 1) if horizon < 1 else np.zeros_like(y)
+    if horizon < 1:  # far rows are squeezed: what is near shows larger leaves
+        rows = (size - 1) * (0.25 * depth + 0.75 * depth**0.6)
+        relief = relief[rows[:, 0].astype(int)]
+    lit = clip(relief - np.roll(relief, (2, 1), axis=(0, 1)), -1, 1)
+    leaves = clip(0.62 + 0.22 * relief + 0.40 * (0.5 + 0.5 * float(clutter)) * lit, 0, 1)
+    kind = clip(0.45 + 0.55 * patches + 0.25 * lit, 0, 1)
+    air = haze * (1 - 0.75 * depth)
+    profile = patches[size // 2] * 0.02 + relief[size // 3] * 0.006
+    covered = clip((y - horizon - profile) * (0.7 * size), 0, 1)
+    ridge = horizon - float(rng.uniform(0.03, 0.15)) + 0.04 * patches[size // 4]
+    far = clip((y - ridge) * (0.5 * size), 0, 1) * float(rng.random() < 0.5)
+    clouds = 0.06 * clip(patches, -1, 1) * (1 - y)
+    scene = np.empty((size, size, 3), np.uint8)
+    for c in range(3):  # one channel after the other keeps the arrays small and fast
+        (dark, bright), (dark2, bright2) = ([float(v[c]) for v in p] for p in palettes)
+        ground = (1 - kind) * (dark + (bright - dark) * leaves) + kind * (dark2 + (bright2 - dark2) * leaves)
+        above = float(sky[c, 0, 0])
+        ground += air * (0.93 * above - ground)
+        heaven = above + clouds
+        heaven += far * ((0.58, 0.66, 0.70)[c] - heaven)
+        scene[..., c] = clip(heaven + covered * (ground - heaven), 0, 1) * 255 + 0.5
+    picture = Image.fromarray(scene)
+    things = _things(rng, picture, horizon, clutter)
+    soft = things.filter(ImageFilter.BoxBlur(defocus * size / 256))
+    return np.ascontiguousarray(np.asarray(soft).transpose(2, 0, 1), dtype=np.float32) / 255
+
+
+def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clutter: float) -> Image.Image:
+    """Houses, branches, lattice towers and wires drawn into the background."""
+    size = picture.width
+    houses, branches, towers, wires = rng.random(4) < np.array([0.45, 0.5, 0.45, 0.6]) * min(1.6 * clutter, 1.5)
+    overlay = Image.new("L", (2 * size, 2 * size))
+    draw = ImageDraw.Draw(overlay)
+    s = 2 * size
+    if houses and horizon < 1:
+        y = clip(horizon, 0.05, 0.7) + rng.uniform(0.05, 0.2)
+        paint = ImageDraw.Draw(picture)
+        for x, w in zip(rng.uniform(0, 1, 5), rng.uniform(0.03, 0.08, 5), strict=True):
+            h = 0.45 * w
+            wall = tuple(int(v) for v in rng.uniform(170, 235) * np.array([1, 0.96, 0.9]))
+            roof = tuple(int(v) for v in rng.uniform(120, 190) * np.array([1, 0.62, 0.5]))
+            box = [x * size, (y - h) * size, (x + w) * size, y * size]
+            paint.rectangle(box, fill=wall)
+            paint.polygon(
+                [(box[0] - 2, box[1]), (box[2] + 2, box[1]), (box[2] - 1, box[1] - h * size / 2),
+                 (box[0] + 2, box[1] - h * size / 2)], fill=roof)  # fmt: skip
+    if branches:
+        for _ in range(int(25 + 50 * clutter)):
+            x, y, a = rng.uniform(0, 1), rng.uniform(min(max(horizon, 0), 0.9) + 0.05, 1.1), rng.normal(-1.57, 0.5)
+            for _ in range(4):
+                step = rng.uniform(0.02, 0.07)
+                x2, y2 = x + step * np.cos(a), y + step * np.sin(a)
+                draw.line([x * s, y * s, x2 * s, y2 * s], fill=90, width=max(1, s // 400))
+                x, y, a = x2, y2, a + rng.normal(0, 0.4)
+        picture.paste((205, 196, 182), mask=overlay.reduce(2))
+        draw.rectangle([0, 0, s, s], fill=0)
+    if towers:
+        x, w, top = rng.uniform(0.05, 0.95), rng.uniform(0.08, 0.25), rng.uniform(-0.1, 0.3)
+        levels, width = np.linspace(top, 1.05, int(rng.integers(5, 9))), max(2, round(s * rng.uniform(0.006, 0.014)))
+        for upper, lower in zip(levels[:-1], levels[1:], strict=True):
+            wu, wl = (0.5 * w * (0.6 + 0.6 * v) for v in (upper, lower))
+            corners = [((x - wu) * s, upper * s), ((x + wu) * s, upper * s), ((x + wl) * s, lower * s),
+                       ((x - wl) * s, lower * s)]  # fmt: skip
+            for a, b in ((0, 3), (1, 2), (0, 2), (1, 3), (0, 1)):
+                draw.line([corners[a], corners[b]], fill=235, width=width if (a, b) in ((0, 3), (1, 2)) else width // 2)
+        grey = int(rng.uniform(90, 200))
+        picture.paste((grey, grey + 3, grey + 6), mask=overlay.reduce(2))
+        draw.rectangle([0, 0, s, s], fill=0)
+    if wires:
+        slope, y = rng.uniform(-1.2, 1.2), rng.uniform(-0.2, 0.9)
+        for i in range(int(rng.integers(1, 5))):
+            points = [(x * s, (y + 0.07 * i + slope * x + 0.06 * (x - 0.5) ** 2) * s) for x in np.linspace(0, 1, 9)]
+            draw.line(points, fill=220, width=max(2, s // 200))
+        grey = int(rng.choice([70, 120, 215]))
+        picture.paste((grey, grey, grey), mask=overlay.reduce(2))
+    return picture
+
+
+def camera(rng: np.random.Generator, rgb: np.ndarray, light: float | None) -> np.ndarray:
+    """(3, H, W) float32 in [0, 1], in steps of 1/255: exposure, colour cast, blur and sensor noise.
+
+    Args:
+        rng: decides all of these.
+        rgb: (3, H, W) float32, the scene.
+        light: 0 dusk to 1 glare; None for any.
+    """
+    drawn = rng.beta(2, 2)
+    light = drawn if light is None else light
+    exposure, gamma = 0.6 + 0.7 * float(light), float(rng.uniform(0.85, 1.15))
+    cast = tint(1 + rng.normal(0, 0.035, 3))
+    veil = float(rng.uniform(0, 0.1) * light)
+    levels = np.linspace(0, 1, 256) ** gamma * 255 + 0.5  # gamma by table: powers of every pixel are slow
+    picture = clip(rgb * (exposure * (1 - veil) * cast) + veil, 0, 1) * 255 + 0.5
+    size = rgb.shape[1]
+    blur, grains = max(0.0, rng.normal(0.35, 0.3)), float(rng.uniform(0.002, 0.012))
+    image = Image.fromarray(np.ascontiguousarray(picture.astype(np.uint8).transpose(1, 2, 0)))
+    image = image.point(levels.astype(np.uint8).tolist() * 3).filter(ImageFilter.BoxBlur(blur * size / 256))
+    grey = rng.standard_normal((size, size), dtype=np.float32) * (255 * grains)
+    sharp = np.asarray(image).transpose(2, 0, 1) + grey + 0.5
+    sharp += 0.5 * np.stack([grey[::-1], grey[:, ::-1], -grey[::-1, ::-1]])
+    return clip(sharp, 0, 255).astype(np.uint8) / np.float32(255)
