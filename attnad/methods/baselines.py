@@ -1,0 +1,86 @@
+"""Baselines for honesty: what the same averaged features give without any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from sklearn.covariance import LedoitWolf
+from torch import Tensor
+
+from attnad.attention import Attention
+from attnad.methods.base import Frozen
+from attnad.methods.pooled import PooledDetector
+
+
+class _Untrained(PooledDetector):
+    """A detector that looks at the training embeddings once, each feature standardised to count alike.
+
+    Arguments as for `PooledDetector`; attention blocks stay as they were initialised.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "alexnet",
+        weights: str | None = "imagenet",
+        attention: Attention | None = None,
+        attention_points: Iterable[str] | None = None,
+        image_size: int = 448,
+        scales: int = 3,
+        rotations: str = "any",
+        test_views: int = 64,
+        cached_views: int = 8,
+        batch_size: int = 24,
+        seed: int = 0,
+        device: str = "auto",
+    ):
+        super().__init__(
+            backbone, weights, attention, attention_points, False, image_size, scales, rotations,
+            cached_views, test_views, cached_views, 0, batch_size, True, seed, device,
+        )  # fmt: skip
+        self.register_buffer("mean", torch.zeros(self.features))
+        self.register_buffer("std", torch.ones(self.features))
+        self.register_buffer("reference", torch.zeros(0, self.features))
+
+    def refer(self, embedding: Tensor) -> Tensor:
+        """What is kept of the training embeddings, standardised: (N*V, D) -> (?, D)."""
+        raise NotImplementedError
+
+    def distance(self, embedding: Tensor) -> Tensor:
+        """Standardised embeddings (M, D) -> their distance to the reference (M,)."""
+        raise NotImplementedError
+
+    def begin(self, state: Frozen | None) -> None:
+        assert state is not None  # cache is always on
+        embedding = self.embed_all(state).flatten(0, 1)  # (N*V, D)
+        self.mean.copy_(embedding.mean(0))
+        self.std.copy_(embedding.std(0).clamp(min=1e-6))
+        self.reference = self.refer((embedding - self.mean.cpu()) / self.std.cpu()).float().to(self.device)
+
+    def score(self, state: list[Tensor]) -> tuple[Tensor, None]:
+        embedding = self.embed(state)  # (B, V, D)
+        distance = self.distance(((embedding - self.mean) / self.std).flatten(0, 1))
+        return distance.unflatten(0, embedding.shape[:2]).mean(dim=1), None
+
+
+class Mahalanobis(_Untrained):
+    """Squared Mahalanobis distance to the training embeddings, divided by D, mean over views.
+
+    The covariance is shrunk as Ledoit and Wolf (2004) propose, since D may exceed the number of pictures.
+    """
+
+    def refer(self, embedding):
+        return torch.from_numpy(LedoitWolf(assume_centered=True).fit(embedding.numpy()).precision_)  # (D, D)
+
+    def distance(self, embedding):
+        return (embedding @ self.reference * embedding).mean(dim=1)
+
+
+class NearestNeighbor(_Untrained):
+    """Euclidean distance to the nearest training embedding, mean over views."""
+
+    def refer(self, embedding):
+        return embedding  # (N*V, D)
+
+    def distance(self, embedding):
+        return torch.cdist(embedding, self.reference).amin(dim=1)

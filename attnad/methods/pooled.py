@@ -1,0 +1,123 @@
+"""Detectors that see a picture as one vector: features of several scales and rotations, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.functional as TF
+from torch import Tensor
+
+from attnad.attention import Attention
+from attnad.backbones import make_backbone
+from attnad.methods.base import Detector, Frozen, seeded
+
+CHUNK = 32  # views that go through the backbone at a time: more do not fit a CPU's cache, and slow it down
+
+
+class PooledDetector(Detector):
+    """What DifferNet and its baselines share: the embedding (`embed`) of rotated views of a picture.
+
+    Args:
+        backbone, weights: see `attnad.backbones.make_backbone`; its last level is averaged over positions.
+        attention: name or constructor of an attention block, None for none.
+        attention_points: where it goes; None for every point of the backbone.
+        train_attention: let the method's loss train the blocks (the rest of the backbone never is).
+        image_size: pictures are resized to this many pixels, squared.
+        scales: the picture is seen at ``image_size``, half of it, a quarter, ...
+        rotations: ``"any"`` angle, ``"right"`` angles only, or ``"none"``.
+        train_views: rotations of each picture in a training step, drawn at random.
+        test_views: rotations of each picture in testing, equally spaced.
+        cached_views: with ``cache``, rotations of each picture that are drawn once and then chosen from.
+        epochs, batch_size, cache, seed, device: see `Detector`.
+    """
+
+    def __init__(
+        self, backbone: str, weights: str | None, attention: Attention | None,
+        attention_points: Iterable[str] | None, train_attention: bool, image_size: int, scales: int,
+        rotations: str, train_views: int, test_views: int, cached_views: int, epochs: int,
+        batch_size: int, cache: bool, seed: int, device: str,
+    ):  # fmt: skip
+        super().__init__(epochs, batch_size, cache, seed, device)
+        if rotations not in ("any", "right", "none"):
+            raise ValueError(f"rotations={rotations!r}: use 'any', 'right' or 'none'")
+        self.backbone, self.weights, self.attention = backbone, weights, attention
+        self.attention_points = None if attention_points is None else tuple(attention_points)
+        self.train_attention, self.image_size, self.scales = train_attention, image_size, scales
+        self.rotations, self.train_views, self.test_views = rotations, train_views, test_views
+        self.cached_views = cached_views
+        with seeded(seed):
+            self.extractor = make_backbone(backbone, weights, attention, self.attention_points)
+        self.extractor.freeze(train_attention)
+        self.features = scales * self.extractor.channels[-1]
+
+    def angles(self, count: int, generator: torch.Generator | None = None) -> list[float]:
+        """`count` angles in degrees: drawn at random with a generator, equally spaced without."""
+        if self.rotations == "none":
+            return [0.0]
+        if generator is None:
+            spaced = [360.0 * i / count for i in range(count)]
+            return [90.0 * round(a / 90) for a in spaced] if self.rotations == "right" else spaced
+        if self.rotations == "right":
+            return (90.0 * torch.randperm(4, generator=generator)[:count]).tolist()
+        return (360 * torch.rand(count, generator=generator) - 180).tolist()
+
+    def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
+        """(B, 3, H, W) -> what the backbone's frozen part makes of each scale, tensors (B, V, ...)."""
+        if images.shape[-2:] != (self.image_size, self.image_size):
+            images = F.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True)
+        if training:
+            count = self.cached_views if self.cache else self.train_views
+            views = torch.stack(
+                [torch.stack([_rotated(x, a) for a in self.angles(count, generator)]) for x in images]
+            )
+        else:
+            views = torch.stack([_rotated(images, a) for a in self.angles(self.test_views)], dim=1)
+        b, v = views.shape[:2]
+        all_frozen = self.extractor.split() == len(self.extractor.steps())
+        state = []
+        for scale in range(self.scales):
+            size = self.image_size // 2**scale
+            scaled = F.interpolate(views.flatten(0, 1), (size, size))  # nearest, as in the authors' code
+            scaled = scaled.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
+            x = torch.cat([self.extractor.frozen_part(chunk)[-1] for chunk in scaled.split(CHUNK)])
+            if all_frozen:
+                x = x.mean(dim=(2, 3))
+            state.append(x.unflatten(0, (b, v)))
+        return state
+
+    def embed(self, state: list[Tensor]) -> Tensor:
+        """What `frozen` returned, tensors (B, V, ...) -> (B, V, D), D = scales * channels."""
+        b, v = state[0].shape[:2]
+        pooled = []
+        for tensor in state:
+            x = tensor.flatten(0, 1)
+            if x.dim() == 4:
+                x = self.extractor.trained_part([x])[-1].mean(dim=(2, 3))
+            pooled.append(x)
+        return torch.cat(pooled, dim=1).unflatten(0, (b, v))
+
+    @torch.no_grad()
+    def embed_all(self, state: Frozen) -> Tensor:
+        """`embed` for all that was precomputed: (N, V, D), on the CPU."""
+        chunks = torch.arange(len(state)).split(self.batch_size)
+        return torch.cat([self.embed([t[c].to(self.device) for t in state.tensors]).cpu() for c in chunks])
+
+    def frozen_name(self) -> str:
+        """Everything that the frozen features depend on."""
+        split = self.extractor.split()
+        names = [name for name, _ in self.extractor.steps()[:split]]
+        before = [name for name in self.extractor.points if name in names]
+        gates = f", untrained {self.attention} at {before}, seed {self.seed}" if before else ""
+        return (
+            f"{self.backbone} ({self.weights}) up to {names[-1]}{gates}, {self.image_size} px, "
+            f"{self.scales} scales, {self.rotations} rotations"
+        )
+
+
+def _rotated(images: Tensor, angle: float) -> Tensor:
+    """(..., 3, H, W) turned about its middle, corners black; right angles without resampling."""
+    if angle % 90 == 0:
+        return torch.rot90(images, round(angle / 90), dims=(-2, -1))
+    return TF.rotate(images, angle)
