@@ -53,6 +53,7 @@ def rasterise(fig: Figure, scale: float = RETINA) -> Image.Image:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     fig.set_dpi(scale * CSS_PX_PER_INCH)
+    fig.draw_without_rendering()  # the first layout of square axes does not see their titles yet
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     plt.close(fig)
