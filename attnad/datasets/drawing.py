@@ -50,10 +50,11 @@ class Frame:
     With angle 0, local (0, 1) points straight down.
     """
 
-    def __init__(self, origin: Sequence[float], angle: float, scale: float, mirror: bool = False):
+    def __init__(self, origin: Sequence[float], angle: float, scale: float, width: float = 1.0):
+        """``width`` squeezes local x (a view from the side); a negative one mirrors."""
         self.origin, self.scale = np.asarray(origin, dtype=float), float(scale)
         c, s = np.cos(angle), np.sin(angle)
-        self.matrix = np.array([[c, -s], [s, c]]) @ np.diag([-1.0 if mirror else 1.0, 1.0])
+        self.matrix = np.array([[c, -s], [s, c]]) @ np.diag([width, 1.0])
 
     def __call__(self, points) -> np.ndarray:
         return self.origin + self.scale * (np.asarray(points, dtype=float) @ self.matrix.T)
@@ -124,7 +125,7 @@ class Canvas:
         tone = ambient + (1 - ambient) * np.maximum(lit, 0) - 0.12 * np.maximum(-lit, 0)
         return tone * tint(colour) + gloss * shine
 
-    def stroke(self, points, radius, colour, gloss=0.25, twist=0.0, rust=None, part="object", shadow=0.5):
+    def stroke(self, points, radius, colour, gloss=0.25, twist=None, rust=None, part="object", shadow=0.5):
         """A shaded round rod along a line of points.
 
         Args:
@@ -132,7 +133,7 @@ class Canvas:
             radius: pixels, one or n of them (a lathe: caps, sockets, wheels).
             colour: (3,).
             gloss: strength of the highlight.
-            twist: strands of a cable: turns per pixel along the rod; 0 for a smooth rod.
+            twist: strands of a cable: (strands that pass in one radius along the rod, strands seen side by side).
             rust: (strength, field) from `rust_field`, or None.
             part: see `blend`.
             shadow: how much it darkens what is close behind it.
@@ -146,11 +147,11 @@ class Canvas:
         y0, x0 = where[0].start, where[1].start
         shape = (where[0].stop - y0, where[1].stop - x0)
         best = np.full(shape, 1e6, np.float32)
-        nx, ny, along = (np.zeros(shape, np.float32) for _ in range(3))
+        nx, ny, phase = (np.zeros(shape, np.float32) for _ in range(3))
         corners, widths = points.tolist(), radii.tolist()
         if len(corners) == 1:
             corners, widths = corners * 2, widths * 2
-        travelled = 0.0
+        travelled, width = 0.0, max(widths)
         for a, b, ra, rb in zip(corners[:-1], corners[1:], widths[:-1], widths[1:], strict=True):
             length = math.hypot(b[0] - a[0], b[1] - a[1])
             found = self.window([a, b], max(ra, rb) + soft)
@@ -163,28 +164,31 @@ class Canvas:
                 dx, dy = x - t * ux, y - t * uy
                 r = ra + (rb - ra) / (length + 1e-6) * t
                 distance = np.sqrt(dx * dx + dy * dy) - r
+                turn = t
+                if twist:
+                    turn = (t + travelled) * (twist[0] / width) + (0.5 * twist[1]) * (dy * ux - dx * uy) / r
                 if len(corners) == 2:
-                    best, nx, ny, along = distance, dx / r, dy / r, t
+                    best, nx, ny, phase = distance, dx / r, dy / r, turn
                 else:
                     closer = distance < best[inner]
                     np.copyto(best[inner], distance, where=closer)
                     np.copyto(nx[inner], dx / r, where=closer)
                     np.copyto(ny[inner], dy / r, where=closer)
                     if twist:
-                        np.copyto(along[inner], t + travelled, where=closer)
+                        np.copyto(phase[inner], turn, where=closer)
             travelled += length
-        # From here on only the pixels on and around the rod, as fields of one row.
-        rows, columns = (index[None] for index in np.nonzero(best < soft))
-        best, nx, ny, along = (field[rows, columns] for field in (best, nx, ny, along))
-        where = (rows + y0, columns + x0)
+        near = best < soft
+        if np.count_nonzero(near) < 0.3 * near.size:  # a slanted rod: go on with its own pixels, as one row
+            rows, columns = (index[None] for index in np.nonzero(near))
+            best, nx, ny, phase = (field[rows, columns] for field in (best, nx, ny, phase))
+            where = (rows + y0, columns + x0)
         alpha = clip(0.5 - best, 0, 1)
         if shadow:
             self.rgb[(slice(None), *where)] *= 1 - shadow * self.solid[where] * clip(1 - best / soft, 0, 1)
         nx, ny = clip(nx, -1, 1), clip(ny, -1, 1)
         surface = self.shade(nx, ny, colour, gloss)
         if twist:
-            across = nx * self.light[0] + ny * self.light[1]
-            strands = np.sin(2 * np.pi * twist * along + 2.2 * across)
+            strands = np.sin((2 * np.pi) * phase)
             surface *= 0.78 + 0.3 * strands
         surface *= 1 + 0.07 * self.grain[where]
         self._paint(where, alpha, surface, rust, part)
@@ -220,7 +224,7 @@ class Canvas:
     def _paint(self, where, alpha, surface, rust, part):
         if rust is not None:
             strength, field = rust
-            cover = clip((field[where] + 2.4 * strength - 1.0) * 2.5, 0, 1) * min(1.0, 0.5 + strength)
+            cover = clip((field[where] + 2.4 * strength - 1.0) * 1.8, 0, 1) * min(1.0, 0.5 + strength)
             brown = RUST[0] + (RUST[1] - RUST[0]) * clip(0.5 + 0.45 * self.grain[where], 0, 1)
             tone = surface[1]
             surface = surface + cover * (brown * (0.35 + 0.9 * tone) - surface)
@@ -230,7 +234,7 @@ class Canvas:
             self.defect[where] = np.maximum(self.defect[where], alpha * (cover > 0.35))
 
 
-RUST = np.array([[0.25, 0.12, 0.07], [0.66, 0.36, 0.20]], dtype=np.float32)[:, :, None, None]
+RUST = np.array([[0.25, 0.12, 0.07], [0.55, 0.30, 0.18]], dtype=np.float32)[:, :, None, None]
 
 
 def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
@@ -267,10 +271,8 @@ def polygon(points: np.ndarray, where) -> np.ndarray:
 
 
 def shifted(field: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """The field moved against (dx, dy): ``result[y, x] = field[y + dy, x + dx]``, zero outside."""
-    out = np.zeros_like(field)
+    """The field moved against (dx, dy): ``result[y, x] = field[y + dy, x + dx]``, its border repeated."""
     h, w = field.shape
-    out[max(0, -dy) : h - max(0, dy), max(0, -dx) : w - max(0, dx)] = field[
-        max(0, dy) : h + min(0, dy), max(0, dx) : w + min(0, dx)
-    ]
-    return out
+    rows = clip(np.arange(h) + dy, 0, h - 1)
+    columns = clip(np.arange(w) + dx, 0, w - 1)
+    return field[rows[:, None], columns]

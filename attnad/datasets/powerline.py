@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from attnad.datasets import fittings
 from attnad.datasets.base import Dataset, Record, Source
 from attnad.datasets.drawing import Canvas, noise
 from attnad.datasets.images import DataError
@@ -23,6 +24,10 @@ from attnad.datasets.scenery import camera, landscape
 
 ASSETS = {
     "glass_insulator": (glass_insulator, ("missing_cap",)),
+    "lightning_rod_suspension": (fittings.lightning_rod_suspension, ("corrosion",)),
+    "polymer_insulator_upper_shackle": (fittings.polymer_insulator_upper_shackle, ("corrosion",)),
+    "vari_grip": (fittings.vari_grip, ("corrosion", "bird_nest")),
+    "yoke_suspension": (fittings.yoke_suspension, ("corrosion",)),
 }
 
 SOURCE = Source(

@@ -26,18 +26,19 @@ def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray
         size: side in pixels.
         clutter: 0 a smooth far-away background, 1 houses, towers, wires and branches right behind the object.
     """
-    relief, patches = -np.abs(noise(rng, size, 0.8, 8)), noise(rng, size, 0.5, 4, 64)
+    full, size = size, max(size // 2, 8)  # out of focus anyway: half the size is a quarter of the work
+    relief, patches = -np.abs(noise(rng, size, 0.85, 8, 128)), noise(rng, size, 0.5, 4, 64)
     palettes = [GROUNDS[k] for k in rng.permutation(list(GROUNDS))[:2]]
     sky = tint(SKIES[rng.integers(len(SKIES))])
     horizon = (-0.25, rng.uniform(0.05, 0.35), rng.uniform(0.4, 0.8), 1.2)[rng.choice(4, p=(0.5, 0.25, 0.15, 0.1))]
-    haze, defocus = float(rng.uniform(0.05, 0.5)), float(rng.uniform(0.5, 3.0) * (1.4 - clutter))
+    haze, defocus = float(rng.uniform(0.05, 0.5)), float(rng.uniform(0.2, 2.8) * (1.3 - clutter))
 
     y = (np.arange(size, dtype=np.float32) / size)[:, None]
     depth = clip((y - horizon) / (1.05 - horizon), 0, 1) if horizon < 1 else np.zeros_like(y)
     if horizon < 1:  # far rows are squeezed: what is near shows larger leaves
         rows = (size - 1) * (0.25 * depth + 0.75 * depth**0.6)
         relief = relief[rows[:, 0].astype(int)]
-    lit = clip(relief - np.roll(relief, (2, 1), axis=(0, 1)), -1, 1)
+    lit = clip(relief - np.roll(relief, 1, axis=0), -1, 1)
     leaves = clip(0.62 + 0.22 * relief + 0.40 * (0.5 + 0.5 * float(clutter)) * lit, 0, 1)
     kind = clip(0.45 + 0.55 * patches + 0.25 * lit, 0, 1)
     air = haze * (1 - 0.75 * depth)
@@ -55,9 +56,9 @@ def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray
         heaven = above + clouds
         heaven += far * ((0.58, 0.66, 0.70)[c] - heaven)
         scene[..., c] = clip(heaven + covered * (ground - heaven), 0, 1) * 255 + 0.5
-    picture = Image.fromarray(scene)
+    picture = Image.fromarray(scene).resize((full, full), Image.Resampling.BICUBIC)
     things = _things(rng, picture, horizon, clutter)
-    soft = things.filter(ImageFilter.BoxBlur(defocus * size / 256))
+    soft = things.filter(ImageFilter.BoxBlur(defocus * full / 256))
     return np.ascontiguousarray(np.asarray(soft).transpose(2, 0, 1), dtype=np.float32) / 255
 
 
@@ -122,7 +123,7 @@ def camera(rng: np.random.Generator, rgb: np.ndarray, light: float | None) -> np
     """
     drawn = rng.beta(2, 2)
     light = drawn if light is None else light
-    exposure, gamma = 0.6 + 0.7 * float(light), float(rng.uniform(0.85, 1.15))
+    exposure, gamma = 0.66 + 0.7 * float(light), float(rng.uniform(0.85, 1.15))
     cast = tint(1 + rng.normal(0, 0.035, 3))
     veil = float(rng.uniform(0, 0.1) * light)
     levels = np.linspace(0, 1, 256) ** gamma * 255 + 0.5  # gamma by table: powers of every pixel are slow
@@ -132,6 +133,5 @@ def camera(rng: np.random.Generator, rgb: np.ndarray, light: float | None) -> np
     image = Image.fromarray(np.ascontiguousarray(picture.astype(np.uint8).transpose(1, 2, 0)))
     image = image.point(levels.astype(np.uint8).tolist() * 3).filter(ImageFilter.BoxBlur(blur * size / 256))
     grey = rng.standard_normal((size, size), dtype=np.float32) * (255 * grains)
-    sharp = np.asarray(image).transpose(2, 0, 1) + grey + 0.5
-    sharp += 0.5 * np.stack([grey[::-1], grey[:, ::-1], -grey[::-1, ::-1]])
+    sharp = np.asarray(image).transpose(2, 0, 1) + (grey + np.float32(0.5))
     return clip(sharp, 0, 255).astype(np.uint8) / np.float32(255)
