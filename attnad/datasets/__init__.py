@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attnad.datasets import elpv, folder, powerline
+from attnad.datasets import elpv, folder, powerline, wafer
 from attnad.datasets.base import Dataset, Record, Sample, Source
 from attnad.datasets.images import DataError, MissingDataError
 
-MODULES = {module.SOURCE.name: module for module in (elpv, powerline, folder)}
+MODULES = {module.SOURCE.name: module for module in (elpv, powerline, wafer, folder)}
 SOURCES = {name: module.SOURCE for name, module in MODULES.items()}
 
 __all__ = ["SOURCES", "DataError", "Dataset", "MissingDataError", "Record", "Sample", "Source", "load"]
