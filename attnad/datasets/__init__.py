@@ -8,16 +8,33 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
-from attnad.datasets import elpv, folder, powerline, wafer
+from attnad.datasets import (
+    cplid,
+    elpv,
+    folder,
+    insplad_fault,
+    insplad_seg,
+    magnetic_tile,
+    mvtec_ad,
+    powerline,
+    wafer,
+)
 from attnad.datasets.base import Dataset, Record, Sample, Source
+from attnad.datasets.download import cli, download
 from attnad.datasets.images import DataError, MissingDataError
+from attnad.datasets.report import check
 
-MODULES = {module.SOURCE.name: module for module in (elpv, powerline, wafer, folder)}
+_ALL = (powerline, wafer, elpv, magnetic_tile, insplad_fault, insplad_seg, mvtec_ad, cplid, folder)
+MODULES = {module.SOURCE.name: module for module in _ALL}
 SOURCES = {name: module.SOURCE for name, module in MODULES.items()}
 
-__all__ = ["SOURCES", "DataError", "Dataset", "MissingDataError", "Record", "Sample", "Source", "load"]
+__all__ = [
+    "SOURCES", "DataError", "Dataset", "MissingDataError", "Record", "Sample", "Source", "check", "cli", "download",
+    "load",
+]  # fmt: skip
 
 
 def load(
@@ -55,4 +72,11 @@ def load(
         raise DataError(f"{name} has no split {split!r}; it has: {', '.join(source.splits)}")
     if size < 8:
         raise DataError(f"size={size}: pictures need at least 8 pixels a side")
-    return MODULES[name].load(category, split, size, seed, root, **options)
+    module = MODULES[name]
+    known = list(inspect.signature(module.load).parameters.values())[5:]
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        unknown = sorted(set(options) - {p.name for p in known})
+        if unknown:
+            has = f"it has: {', '.join(p.name for p in known)}" if known else "it has none"
+            raise DataError(f"{name} has no option {', '.join(unknown)}; {has}")
+    return module.load(category, split, size, seed, root, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -100,9 +101,7 @@ class Dataset(Sequence[Sample]):
             return Dataset(self.name, self.category, self.split, records, self.size)
         record = self.records[index]
         image, mask, object_mask = record.read(self.size)
-        return Sample(
-            image, record.label, mask, self.category, record.defect, record.path, object_mask
-        )
+        return Sample(image, record.label, mask, self.category, record.defect, record.path, object_mask)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[i] for i in range(len(self)))
@@ -122,3 +121,21 @@ class Dataset(Sequence[Sample]):
     def defects(self) -> list[str]:
         """The kind of defect of each picture, ``"good"`` if none."""
         return [r.defect for r in self.records]
+
+
+def warn_counts(source: Source, category: str, split: str, records: Sequence[Record]) -> None:
+    """Warns, naming the first difference, if a split holds other numbers of pictures than were published."""
+    if category not in source.counts:
+        return
+    train, good, bad = source.counts[category]
+    normal = sum(r.label == 0 for r in records)
+    expected = {"normal": train} if split == "train" else {"normal": good, "anomalous": bad}
+    for kind, number in expected.items():
+        found = normal if kind == "normal" else len(records) - normal
+        if found != number:
+            warnings.warn(
+                f"{source.name}, {category}, {split}: {found} {kind} pictures on disk, {number} published; "
+                "another version of the data, or an incomplete copy",
+                stacklevel=4,
+            )
+            return

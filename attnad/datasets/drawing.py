@@ -91,7 +91,10 @@ class Canvas:
         """The slice of the canvas around some points, and the pixel coordinates in it; None if outside."""
         xs, ys = np.asarray(points).T.tolist()  # few points: plain Python is faster than numpy
         x0, y0 = max(math.floor(min(xs) - margin), 0), max(math.floor(min(ys) - margin), 0)
-        x1, y1 = min(math.ceil(max(xs) + margin) + 1, self.width), min(math.ceil(max(ys) + margin) + 1, self.height)
+        x1, y1 = (
+            min(math.ceil(max(xs) + margin) + 1, self.width),
+            min(math.ceil(max(ys) + margin) + 1, self.height),
+        )
         if x0 >= x1 or y0 >= y1:
             return None
         x = np.arange(x0, x1, dtype=np.float32)[None, :]
@@ -243,7 +246,10 @@ def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 40.0) -> tuple
     lengths = np.hypot(*(points[1:] - points[:-1]).T)
     if not (lengths > longest).any():
         return points, radii
-    steps = [np.linspace(i, i + 1, int(n), endpoint=False) for i, n in enumerate(np.ceil(lengths / longest) + (lengths == 0))]
+    steps = [
+        np.linspace(i, i + 1, int(n), endpoint=False)
+        for i, n in enumerate(np.ceil(lengths / longest) + (lengths == 0))
+    ]
     at = np.concatenate([*steps, [len(lengths)]])
     index = np.arange(len(points))
     columns = [np.interp(at, index, values).astype(np.float32) for values in (*points.T, radii)]

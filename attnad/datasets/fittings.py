@@ -35,7 +35,9 @@ class View:
     def rod(self, points, radius, shade=1.0, rusty=False, part="object", **how) -> None:
         """`Canvas.stroke` in local coordinates."""
         radii = np.asarray(radius) * self.frame.scale
-        self.canvas.stroke(self.frame(points), radii, self.metal * shade, rust=self.rust if rusty else None, part=part, **how)
+        self.canvas.stroke(
+            self.frame(points), radii, self.metal * shade, rust=self.rust if rusty else None, part=part, **how
+        )
 
     def plate(self, points, shade=1.0, rusty=False, part="object", **how) -> None:
         """`Canvas.plate` in local coordinates."""
@@ -51,7 +53,12 @@ class View:
 
     def nut(self, x, y, radius=0.045, half=0.02, shade=0.8, rusty=False, part="object") -> None:
         """A nut seen from the side."""
-        corners = [(x - radius, y - half), (x + radius, y - half), (x + radius, y + half), (x - radius, y + half)]
+        corners = [
+            (x - radius, y - half),
+            (x + radius, y - half),
+            (x + radius, y + half),
+            (x - radius, y + half),
+        ]
         self.plate(corners, shade, rusty, part)
 
     def ring(self, x, y, rx, ry, radius, start=0.0, stop=2 * np.pi, n=14, **how) -> None:
@@ -65,7 +72,11 @@ class View:
             return
         shade = self.rng.uniform(0.55, 0.8)
         for _ in range(int(self.rng.integers(1, 3))):
-            x, lean, half = self.rng.uniform(-0.55, 0.55), self.rng.normal(0, 0.35), self.rng.uniform(0.06, 0.13)
+            x, lean, half = (
+                self.rng.uniform(-0.55, 0.55),
+                self.rng.normal(0, 0.35),
+                self.rng.uniform(0.06, 0.13),
+            )
             corners = [(x - half, -1.2), (x + half, -1.2), (x + half + lean, 1.3), (x - half + lean, 1.3)]
             self.plate(corners, shade, part="other", gloss=0.15)
             self.rod([(x + half, -1.2), (x + half + lean, 1.3)], 0.012, shade * 0.6, part="other")
@@ -139,11 +150,24 @@ def polymer_insulator_upper_shackle(canvas: Canvas, rng, fault, defect: str, loo
     v.ring(0, end - 0.12, 0.055, 0.015, 0.012, shade=1.0)
     v.ring(0, 0.03, 0.045, 0.14, 0.034, shade=1.0, rusty=True)
     half = rng.uniform(0.13, 0.18)
-    fork = [(-half, -0.52), (-half - 0.01, -0.33), (-0.05, -0.08), (0, -0.05), (0.05, -0.08), (half + 0.01, -0.33), (half, -0.52)]
+    fork = [
+        (-half, -0.52),
+        (-half - 0.01, -0.33),
+        (-0.05, -0.08),
+        (0, -0.05),
+        (0.05, -0.08),
+        (half + 0.01, -0.33),
+        (half, -0.52),
+    ]
     v.rod(fork, 0.038, 1.0, True, gloss=0.3)
     v.rod([(-half - 0.1, -0.5), (half + 0.1, -0.5)], 0.035, 0.55, True)
     for x in (-half, half):
-        v.plate([(x - 0.06, -1.2), (x + 0.035, -1.2), (x + 0.035, -0.4), (x - 0.05, -0.42)], 1.1, part="other", gloss=0.2)
+        v.plate(
+            [(x - 0.06, -1.2), (x + 0.035, -1.2), (x + 0.035, -0.4), (x - 0.05, -0.42)],
+            1.1,
+            part="other",
+            gloss=0.2,
+        )
         v.bolt(x - 0.01, -0.5, 0.035, 0.8, True)
     v.plate([(-1, -1.2), (1, -1.2), (1, -0.68), (-1, -0.7)], 0.85, part="other", gloss=0.2)
     for x in rng.uniform(-0.5, 0.5, 5):
@@ -157,13 +181,33 @@ def yoke_suspension(canvas: Canvas, rng, fault, defect: str, look) -> None:
     # armour rods: thick where the clamp holds them
     x = np.linspace(-1.3, 1.3, 17)
     y = 0.34 + rng.uniform(-0.12, 0.12) * x + 0.05 * x**2
-    v.rod(np.stack([x, y], axis=1), 0.075 + 0.10 * np.exp(-((x / 0.45) ** 2)), 0.8, twist=(0.28, 5.0), gloss=0.15)
+    v.rod(
+        np.stack([x, y], axis=1),
+        0.075 + 0.10 * np.exp(-((x / 0.45) ** 2)),
+        0.8,
+        twist=(0.28, 5.0),
+        gloss=0.15,
+    )
     for sx in (-0.055, 0.055):
-        v.plate([(sx - 0.03, -0.5), (sx + 0.03, -0.5), (sx + 0.035, 0.12), (sx - 0.035, 0.12)], 0.95, True, gloss=0.2)
+        v.plate(
+            [(sx - 0.03, -0.5), (sx + 0.03, -0.5), (sx + 0.035, 0.12), (sx - 0.035, 0.12)],
+            0.95,
+            True,
+            gloss=0.2,
+        )
         v.rod([(sx - 0.03, -0.48), (sx - 0.035, 0.1)], 0.009, 1.0, True)
     arm = [(0.02, -0.6), (0.14, -0.64), (1.2, -0.02), (1.2, 0.3), (0.1, -0.42)]
     if rng.random() < 0.4:
-        arm = [(0.0, -0.63), (0.1, -0.44), (-0.3, -0.3), (-0.6, 0.1), (-0.75, 0.9), (-1.2, 0.9), (-1.2, -0.6), (-0.5, -0.68)]
+        arm = [
+            (0.0, -0.63),
+            (0.1, -0.44),
+            (-0.3, -0.3),
+            (-0.6, 0.1),
+            (-0.75, 0.9),
+            (-1.2, 0.9),
+            (-1.2, -0.6),
+            (-0.5, -0.68),
+        ]
     v.plate(arm, 0.85, part="other", gloss=0.25)
     side = np.sign(arm[2][0])
     v.rod([arm[1], arm[2]] if side > 0 else [arm[-1], arm[0]], 0.014, 1.05, part="other")
@@ -176,7 +220,20 @@ def yoke_suspension(canvas: Canvas, rng, fault, defect: str, look) -> None:
     v.bolt(0, -0.53, 0.032, 0.95)
     # clamp: a band around the rods and a hood with its bolt
     v.rod([(-0.13, 0.32), (0.13, 0.36)], 0.19, 0.95, gloss=0.25)
-    v.plate([(-0.13, 0.3), (-0.11, 0.1), (-0.06, 0.03), (0.06, 0.03), (0.11, 0.1), (0.14, 0.3), (0.1, 0.46), (-0.1, 0.46)], 1.0, gloss=0.35)
+    v.plate(
+        [
+            (-0.13, 0.3),
+            (-0.11, 0.1),
+            (-0.06, 0.03),
+            (0.06, 0.03),
+            (0.11, 0.1),
+            (0.14, 0.3),
+            (0.1, 0.46),
+            (-0.1, 0.46),
+        ],
+        1.0,
+        gloss=0.35,
+    )
     v.rod([(-0.13, 0.42), (-0.11, 0.1), (-0.06, 0.03), (0.06, 0.03), (0.11, 0.1), (0.14, 0.42)], 0.02, 1.0)
     v.bolt(0, 0.13, 0.042, 0.85)
 
@@ -217,17 +274,30 @@ def _twigs(canvas: Canvas, fault, frame: Frame, amount: float, share: float) -> 
     reach = 0.42 * frame.scale * np.sqrt(amount)
     for _ in range(int(70 * share * amount)):
         start = middle + fault.normal(0, 0.5, 2) * reach
-        angle, bend, length = fault.uniform(0, 2 * np.pi), fault.normal(0, 0.35), fault.uniform(0.5, 1.5) * reach
+        angle, bend, length = (
+            fault.uniform(0, 2 * np.pi),
+            fault.normal(0, 0.35),
+            fault.uniform(0.5, 1.5) * reach,
+        )
         turns = angle + bend * np.linspace(0, 1, 6)
         steps = np.stack([np.cos(turns), np.sin(turns)], axis=1) * length / 6
         line = 2 * (start + np.cumsum(steps, axis=0))
-        draw.line([tuple(p) for p in line.tolist()], fill=int(fault.uniform(150, 255)), width=max(2, round(size / 110)))
+        draw.line(
+            [tuple(p) for p in line.tolist()],
+            fill=int(fault.uniform(150, 255)),
+            width=max(2, round(size / 110)),
+        )
     cover = overlay.reduce(2)
     alpha = np.asarray(cover, dtype=np.float32) / 255
     where = (slice(0, size), slice(0, size))
     tone = 1 + 0.35 * canvas.grain
     shade = np.roll(alpha, (1, 1), axis=(0, 1))
     canvas.rgb *= 1 - 0.35 * shade * (1 - alpha)
-    canvas.blend(where, np.minimum(1.2 * alpha, 1), np.array([0.36, 0.27, 0.20], np.float32)[:, None, None] * tone, "air")
+    canvas.blend(
+        where,
+        np.minimum(1.2 * alpha, 1),
+        np.array([0.36, 0.27, 0.20], np.float32)[:, None, None] * tone,
+        "air",
+    )
     wide = np.asarray(cover.filter(ImageFilter.MaxFilter(2 * (size // 128) + 1)), dtype=np.float32) / 255
     canvas.defect = np.maximum(canvas.defect, (wide > 0.3).astype(np.float32))

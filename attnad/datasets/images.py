@@ -98,7 +98,7 @@ def read_image(path: str | Path, size: int, box: tuple[int, int, int, int] | Non
 def read_mask(path: str | Path, size: int, picture: str | Path | None = None) -> np.ndarray:
     """A mask file as (1, size, size) bool: every pixel that is not black is defect.
 
-    A pixel is True if any part of it was: a defect of one pixel survives being made smaller.
+    A pixel is True if at least half of it was; a defect too small for that keeps every pixel it touches.
 
     Args:
         path: the mask.
@@ -117,9 +117,13 @@ def read_mask(path: str | Path, size: int, picture: str | Path | None = None) ->
                 f"{expected[0]} x {expected[1]}; a mask must have the size of its picture"
             )
     mask = np.asarray(to_rgb(drop_alpha(image), path)).max(axis=2)
-    # JPEG masks are not clean: what is nearly black was black.
-    covered = Image.fromarray(((mask > 16) * np.uint8(255)))
-    return (np.asarray(covered.resize((size, size), Image.Resampling.BOX)) > 0)[None]
+    # JPEG masks are not clean: what is nearly black was black. The cutoff is low because some label editors
+    # write class numbers (1, 2, ...) instead of white.
+    cutoff = 16 if mask.max(initial=0) > 32 else 0
+    share = Image.fromarray((mask > cutoff).astype(np.float32)).resize((size, size), Image.Resampling.BOX)
+    share = np.asarray(share)
+    inside = share >= 0.5
+    return (inside if inside.any() else share > 0)[None]
 
 
 def drop_alpha(image: Image.Image) -> Image.Image:

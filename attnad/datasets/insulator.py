@@ -25,7 +25,9 @@ def glass_insulator(canvas: Canvas, rng, fault, defect: str, look) -> None:
     angle = rng.normal(0, 0.12) if rng.random() < 0.5 else rng.uniform(-1.0, 1.0)
     tilt = rng.uniform(0.05, 0.3) if rng.random() < 0.6 else rng.uniform(0.35, 0.75)
     taper = rng.uniform(-0.02, 0.02)
-    glass = np.array([(0.93, 0.95, 0.94), (0.80, 0.92, 0.88), (0.96, 0.96, 0.93)][rng.integers(3)], np.float32)
+    glass = np.array(
+        [(0.93, 0.95, 0.94), (0.80, 0.92, 0.88), (0.96, 0.96, 0.93)][rng.integers(3)], np.float32
+    )
     metal = np.array([0.60, 0.62, 0.65], np.float32) * rng.uniform(0.75, 1.2)
     clear = float(rng.uniform(0.35, 0.6))
 
@@ -60,7 +62,14 @@ def glass_insulator(canvas: Canvas, rng, fault, defect: str, look) -> None:
         if i in missing:
             _stub(canvas, frame, tilt, metal)
             if look.defect_size < 1:
-                _disc(canvas, Frame(places[i], angle, radii[i] * (1 - look.defect_size)), tilt, glass, clear, False)
+                _disc(
+                    canvas,
+                    Frame(places[i], angle, radii[i] * (1 - look.defect_size)),
+                    tilt,
+                    glass,
+                    clear,
+                    False,
+                )
         else:
             _unit(canvas, frame, tilt, glass, metal, clear, from_below)
     for i in missing:

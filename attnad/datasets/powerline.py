@@ -95,7 +95,9 @@ def load(
     """
     unknown = set(look) - set(Look.__dataclass_fields__)
     if unknown:
-        raise DataError(f"powerline has no option {', '.join(sorted(unknown))}; it has: {', '.join(Look.__dataclass_fields__)}")
+        raise DataError(
+            f"powerline has no option {', '.join(sorted(unknown))}; it has: {', '.join(Look.__dataclass_fields__)}"
+        )
     knobs = Look(**look)
     kinds = ASSETS[category][1]
     defects = ["good"] * (train_count if split == "train" else test_count)

@@ -30,7 +30,9 @@ def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray
     relief, patches = -np.abs(noise(rng, size, 0.85, 8, 128)), noise(rng, size, 0.5, 4, 64)
     palettes = [GROUNDS[k] for k in rng.permutation(list(GROUNDS))[:2]]
     sky = tint(SKIES[rng.integers(len(SKIES))])
-    horizon = (-0.25, rng.uniform(0.05, 0.35), rng.uniform(0.4, 0.8), 1.2)[rng.choice(4, p=(0.5, 0.25, 0.15, 0.1))]
+    horizon = (-0.25, rng.uniform(0.05, 0.35), rng.uniform(0.4, 0.8), 1.2)[
+        rng.choice(4, p=(0.5, 0.25, 0.15, 0.1))
+    ]
     haze, defocus = float(rng.uniform(0.05, 0.5)), float(rng.uniform(0.2, 2.8) * (1.3 - clutter))
 
     y = (np.arange(size, dtype=np.float32) / size)[:, None]
@@ -65,7 +67,9 @@ def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray
 def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clutter: float) -> Image.Image:
     """Houses, branches, lattice towers and wires drawn into the background."""
     size = picture.width
-    houses, branches, towers, wires = rng.random(4) < np.array([0.45, 0.5, 0.45, 0.6]) * min(1.6 * clutter, 1.5)
+    houses, branches, towers, wires = rng.random(4) < np.array([0.45, 0.5, 0.45, 0.6]) * min(
+        1.6 * clutter, 1.5
+    )
     overlay = Image.new("L", (2 * size, 2 * size))
     draw = ImageDraw.Draw(overlay)
     s = 2 * size
@@ -83,7 +87,11 @@ def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clut
                  (box[0] + 2, box[1] - h * size / 2)], fill=roof)  # fmt: skip
     if branches:
         for _ in range(int(25 + 50 * clutter)):
-            x, y, a = rng.uniform(0, 1), rng.uniform(min(max(horizon, 0), 0.9) + 0.05, 1.1), rng.normal(-1.57, 0.5)
+            x, y, a = (
+                rng.uniform(0, 1),
+                rng.uniform(min(max(horizon, 0), 0.9) + 0.05, 1.1),
+                rng.normal(-1.57, 0.5),
+            )
             for _ in range(4):
                 step = rng.uniform(0.02, 0.07)
                 x2, y2 = x + step * np.cos(a), y + step * np.sin(a)
@@ -93,20 +101,29 @@ def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clut
         draw.rectangle([0, 0, s, s], fill=0)
     if towers:
         x, w, top = rng.uniform(0.05, 0.95), rng.uniform(0.08, 0.25), rng.uniform(-0.1, 0.3)
-        levels, width = np.linspace(top, 1.05, int(rng.integers(5, 9))), max(2, round(s * rng.uniform(0.006, 0.014)))
+        levels, width = (
+            np.linspace(top, 1.05, int(rng.integers(5, 9))),
+            max(2, round(s * rng.uniform(0.006, 0.014))),
+        )
         for upper, lower in zip(levels[:-1], levels[1:], strict=True):
             wu, wl = (0.5 * w * (0.6 + 0.6 * v) for v in (upper, lower))
             corners = [((x - wu) * s, upper * s), ((x + wu) * s, upper * s), ((x + wl) * s, lower * s),
                        ((x - wl) * s, lower * s)]  # fmt: skip
             for a, b in ((0, 3), (1, 2), (0, 2), (1, 3), (0, 1)):
-                draw.line([corners[a], corners[b]], fill=235, width=width if (a, b) in ((0, 3), (1, 2)) else width // 2)
+                draw.line(
+                    [corners[a], corners[b]],
+                    fill=235,
+                    width=width if (a, b) in ((0, 3), (1, 2)) else width // 2,
+                )
         grey = int(rng.uniform(90, 200))
         picture.paste((grey, grey + 3, grey + 6), mask=overlay.reduce(2))
         draw.rectangle([0, 0, s, s], fill=0)
     if wires:
         slope, y = rng.uniform(-1.2, 1.2), rng.uniform(-0.2, 0.9)
         for i in range(int(rng.integers(1, 5))):
-            points = [(x * s, (y + 0.07 * i + slope * x + 0.06 * (x - 0.5) ** 2) * s) for x in np.linspace(0, 1, 9)]
+            points = [
+                (x * s, (y + 0.07 * i + slope * x + 0.06 * (x - 0.5) ** 2) * s) for x in np.linspace(0, 1, 9)
+            ]
             draw.line(points, fill=220, width=max(2, s // 200))
         grey = int(rng.choice([70, 120, 215]))
         picture.paste((grey, grey, grey), mask=overlay.reduce(2))

@@ -111,7 +111,9 @@ def _layout(category: str, seed: int, size: int) -> tuple[Image.Image, Image.Ima
         for x, y, w, h in ((0.22, 0.22, 0.26, 0.24), (0.54, 0.22, 0.24, 0.14), (0.22, 0.54, 0.18, 0.24)):
             box(x, y, x + w, y + h, OXIDE, (150, 150, 150))  # memories: fine stripes
             for v in np.arange(y + 0.012, y + h - 0.006, 0.012):
-                draw.line([x * s + 3, v * s, (x + w) * s - 3, v * s], fill=(126, 150, 152), width=max(1, s // 300))
+                draw.line(
+                    [x * s + 3, v * s, (x + w) * s - 3, v * s], fill=(126, 150, 152), width=max(1, s // 300)
+                )
         area, count, thick = (0.44, 0.40, 0.80, 0.80), 11, 0.010
     else:
         for x0, x1 in ((0, 0.27), (0.73, 1)):  # the chips on both sides
@@ -142,7 +144,16 @@ def _layout(category: str, seed: int, size: int) -> tuple[Image.Image, Image.Ima
     return base, mask, tuple(lines)
 
 
-def _read(category: str, split: str, index: int, seed: int, defect: str, light: float | None, defect_size: float, size: int):
+def _read(
+    category: str,
+    split: str,
+    index: int,
+    seed: int,
+    defect: str,
+    light: float | None,
+    defect_size: float,
+    size: int,
+):
     base, inside, lines = _layout(category, seed, size)
     rng = _generator(seed, zlib.crc32(f"wafer/{category}/{split}".encode()), index)
     scene, mask, s = base.copy(), Image.new("L", base.size), base.width
@@ -160,9 +171,15 @@ def _read(category: str, split: str, index: int, seed: int, defect: str, light: 
     dx, dy = (0.5 * s * (1 - c) + 0.5 * s * w + shift[0], 0.5 * s * (1 - c) - 0.5 * s * w + shift[1])
     view = (float(c), float(-w), float(dx), float(w), float(c), float(dy))
     scene, mask, inside = (
-        im.transform(im.size, Image.Transform.AFFINE, view, Image.Resampling.BILINEAR) for im in (scene, mask, inside)
+        im.transform(im.size, Image.Transform.AFFINE, view, Image.Resampling.BILINEAR)
+        for im in (scene, mask, inside)
     )
-    rgb = np.asarray(scene.reduce(2).filter(ImageFilter.BoxBlur(0.4 * size / 256)), dtype=np.float32).transpose(2, 0, 1) / 255
+    rgb = (
+        np.asarray(scene.reduce(2).filter(ImageFilter.BoxBlur(0.4 * size / 256)), dtype=np.float32).transpose(
+            2, 0, 1
+        )
+        / 255
+    )
     light = drawn if light is None else light
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = 1 + float(lens.normal(0, 0.05)) * ramp[None, :] + float(lens.normal(0, 0.05)) * ramp[:, None]
@@ -245,7 +262,9 @@ def _scratch(scene, mask, category, lines, rng, amount):
     lip = [(a + 0.7 * width, b + 0.7 * width) for a, b in corners]
     ImageDraw.Draw(scene).line(lip, fill=(60, 56, 62), width=width)
     ImageDraw.Draw(scene).line(corners, fill=(238, 234, 228), width=width)
-    ImageDraw.Draw(mask).line([(a + 0.35 * width, b + 0.35 * width) for a, b in corners], fill=255, width=2 * width)
+    ImageDraw.Draw(mask).line(
+        [(a + 0.35 * width, b + 0.35 * width) for a, b in corners], fill=255, width=2 * width
+    )
 
 
 _PAINT = {"spur": _spur, "break_out": _break_out, "overetch": _overetch, "scratch": _scratch}
