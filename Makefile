@@ -9,12 +9,12 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-.PHONY: help book test lint notebooks classroom times clean distclean
+.PHONY: help book test lint types notebooks classroom times clean distclean
 
 help:
 	@echo "make book       executes what changed and builds _build/html/index.html"
 	@echo "make test       runs the tests"
-	@echo "make lint       ruff and mypy"
+	@echo "make lint       ruff; make types runs mypy"
 	@echo "make notebooks  regenerates the notebooks for Colab from the chapters"
 	@echo "make classroom  student and instructor notebooks, in _build/classroom/"
 	@echo "make times      records how long the chapters took in the last build"
@@ -36,7 +36,8 @@ test: $(STAMP)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+
+types: $(STAMP)
 	$(PY) -m mypy
 
 notebooks: $(STAMP)

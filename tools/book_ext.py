@@ -1,4 +1,4 @@
-"""Sphinx extension of the book: the line that says how long a chapter takes, and pages without a CDN.
+"""Sphinx extension of the book: how long a chapter takes, numbers that begin anew in each, no Thebe.
 
 ```{chapter-time}
 ```
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from chapters import TIMES, time_line
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 
@@ -19,9 +20,31 @@ class ChapterTime(SphinxDirective):
     def run(self):
         path = Path(self.env.doc2path(self.env.docname))
         self.env.note_dependency(str(TIMES))
-        return self.parse_text_to_nodes(f"⏱ {time_line(path)}")
+        return self.parse_text_to_nodes(f"**Time.** {time_line(path)}")
+
+
+def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Exercises and figures count from 1 in each chapter, on the page as in its notebook."""
+    for kinds in env.toc_fignumbers.values():
+        for numbers in kinds.values():
+            for n, label in enumerate(numbers, 1):
+                numbers[label] = (n,)
+    return []  # no page needs to be read again
+
+
+def without_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """Jupyter Book always adds the scripts of Thebe, which come from a CDN and need Binder: leave them out."""
+
+    def wanted(file) -> bool:
+        attributes = getattr(file, "attributes", {})
+        return "thebe" not in f"{file} {getattr(file, 'filename', '')} {attributes.get('body', '')}".lower()
+
+    context["script_files"] = [file for file in context.get("script_files", []) if wanted(file)]
 
 
 def setup(app: Sphinx) -> dict:
+    # After Sphinx' own collector, which numbers through the whole book, and before pages are written.
+    app.connect("env-get-updated", number_by_chapter, priority=900)
     app.add_directive("chapter-time", ChapterTime)
+    app.connect("html-page-context", without_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
