@@ -1,0 +1,86 @@
+"""Detectors that judge every position of a picture: they read several levels of a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attnad.attention import Attention
+from attnad.backbones import make_backbone
+from attnad.methods.base import Detector, seeded
+
+CHUNK = 32  # pictures that go through the backbone at a time: more do not fit a CPU's cache, and slow it down
+
+
+class PyramidDetector(Detector):
+    """What the methods with maps share: a pretrained network, read at several levels.
+
+    Args:
+        backbone, weights: see `attnad.backbones.make_backbone`.
+        levels: of the backbone that are read; None for the method's own (`default_levels`).
+        attention: name or constructor of an attention block, None for none.
+        attention_points: where it goes; None for every point of the backbone up to its last level.
+        train_attention: let the method's loss reach the blocks (the rest of the backbone never is trained).
+        image_size: pictures are resized to this many pixels, squared.
+        epochs, batch_size, cache, seed, device: see `Detector`.
+    """
+
+    default_levels: dict[str, tuple[str, ...]] = {}
+
+    def __init__(
+        self, backbone: str, weights: str | None, levels: Iterable[str] | None,
+        attention: Attention | None, attention_points: Iterable[str] | None, train_attention: bool,
+        image_size: int, epochs: int, batch_size: int, cache: bool, seed: int, device: str,
+    ):  # fmt: skip
+        super().__init__(epochs, batch_size, cache, seed, device)
+        self.backbone, self.weights, self.attention = backbone, weights, attention
+        self.attention_points = None if attention_points is None else tuple(attention_points)
+        self.train_attention, self.image_size = train_attention, image_size
+        self.levels = None if levels is None else tuple(levels)
+        with seeded(seed):
+            self.extractor = make_backbone(
+                backbone, weights, attention, self.attention_points,
+                levels=self.levels or self.default_levels.get(backbone),
+            )  # fmt: skip
+        self.extractor.freeze(train_attention)
+
+    @property
+    def gates(self) -> str | None:
+        """What trained the gates: None without attention, "untrained", or "joint" by this method's loss."""
+        if not self.extractor.points:
+            return None
+        return "joint" if self.gates_are_trained() else "untrained"
+
+    def gates_are_trained(self) -> bool:
+        """Whether there is anything in the backbone that training changes."""
+        return self.extractor.split() < len(self.extractor.steps())
+
+    def resized(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 3, image_size, image_size)."""
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] == size:
+            return images
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
+
+    def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
+        """(B, 3, H, W) -> what the backbone's frozen part makes of them: its levels, if no gate is trained."""
+        images = self.resized(images).contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
+        parts = [self.extractor.frozen_part(chunk) for chunk in images.split(CHUNK)]
+        return [torch.cat(tensors).contiguous() for tensors in zip(*parts, strict=True)]
+
+    def features(self, state: list[Tensor]) -> list[Tensor]:
+        """What `frozen` returned -> one feature map (B, C, h, w) for each level."""
+        return self.extractor.trained_part(state)
+
+    def frozen_name(self) -> str:
+        """Everything that the frozen features depend on."""
+        names = [name for name, _ in self.extractor.steps()[: self.extractor.split()]]
+        before = [p for p in self.extractor.points if p in names or f"{p}.0" in names]
+        gates = f", untrained {self.attention} at {before}, seed {self.seed}" if before else ""
+        return (
+            f"{self.backbone} ({self.weights}) {', '.join(self.extractor.levels)} up to {names[-1]}"
+            f"{gates}, {self.image_size} px"
+        )
