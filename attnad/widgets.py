@@ -229,7 +229,8 @@ _PAGE = """<figure class="attnad-player" id="{uid}">
 .attnad-player select {{ font: inherit; padding: .2em .4em; max-width: 100%; }}
 .attnad-player output {{ min-width: 4em; font-variant-numeric: tabular-nums; }}
 .attnad-player :focus-visible {{ outline: 3px solid #E69F00; outline-offset: 2px; }}
-.attnad-player figcaption {{ margin-top: .5em; font-size: .92em; min-height: 2.8em; color: inherit; }}
+.attnad-player figcaption {{ margin-top: .5em; font-size: .92em; min-height: 2.8em;
+  color: var(--pst-color-text-base, inherit) !important; text-align: left; }}
 </style>
 <div role="group" aria-label="Controls of the picture below">{rows}</div>
 {picture}
