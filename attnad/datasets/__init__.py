@@ -32,8 +32,8 @@ MODULES = {module.SOURCE.name: module for module in _ALL}
 SOURCES = {name: module.SOURCE for name, module in MODULES.items()}
 
 __all__ = [
-    "SOURCES", "DataError", "Dataset", "MissingDataError", "Record", "Sample", "Source", "check", "cli", "download",
-    "load",
+    "SOURCES", "DataError", "Dataset", "MissingDataError", "Record", "Sample", "Source", "check", "cli",
+    "download", "load",
 ]  # fmt: skip
 
 

@@ -1,12 +1,13 @@
 """CPLID: insulators seen from a drone, cropped by their boxes; normal ones, and ones with a missing cap.
 
 Tao et al., "Detection of Power Line Insulator Defects Using Aerial Images Analyzed With Convolutional Neural
-Networks", IEEE Transactions on Systems, Man, and Cybernetics: Systems, 2018. A warning to whoever trains on it: the
-normal pictures are photographs, but the defective ones are composites, insulators cut out and pasted on other
-backgrounds. A detector may find the seam, or the unusual background, and never look at the cap.
+Networks", IEEE Transactions on Systems, Man, and Cybernetics: Systems, 2018. A warning to whoever trains on
+it: the normal pictures are photographs, but the defective ones are composites, insulators cut out and pasted
+on other backgrounds. A detector may find the seam, or the unusual background, and never look at the cap.
 
-Layout: ``Normal_Insulators/{images,labels}`` and ``Defective_Insulators/{images,labels/insulator,labels/defect}``,
-VOC boxes in XML; read from the repository's list of files, not checked against the pictures.
+Layout: ``Normal_Insulators/{images,labels}`` and
+``Defective_Insulators/{images,labels/insulator,labels/defect}``, VOC boxes in XML; read from the repository's
+list of files, not checked against the pictures.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ Box = tuple[int, int, int, int]
 
 
 def load(category: str, split: str, size: int, seed: int, root: str | Path | None = None) -> Dataset:
-    """``train`` holds the insulators of a seeded 80 % of the normal pictures, ``test`` the others and the defective.
+    """``train`` holds the insulators of a seeded 80 % of the normal pictures, ``test`` the others and the
+    defective.
 
-    The mask is the box of the defect, coarse as it is. Insulators without a defect in the composite pictures are left
-    out: they are neither normal photographs nor defective.
+    The mask is the box of the defect, coarse as it is. Insulators without a defect in the composite pictures
+    are left out: they are neither normal photographs nor defective.
 
     Raises:
         MissingDataError: the data are not there.
@@ -89,7 +91,7 @@ def boxes(path: Path) -> list[Box]:
     for x0, y0, x1, y1 in corners:
         if not (0 <= x0 < x1 and 0 <= y0 < y1):
             raise DataError(f"{path}: the box {x0:g}, {y0:g}, {x1:g}, {y1:g} is empty or outside")
-    return [tuple(int(v) for v in c) for c in corners]
+    return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in corners]
 
 
 def _centre_within(inner: Box, outer: Box) -> bool:

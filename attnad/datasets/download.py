@@ -19,7 +19,8 @@ VARIABLE = "ATTNAD_DATA"
 
 
 def data_home() -> Path:
-    """The folder of all downloaded data: the environment variable ``ATTNAD_DATA``, or ``attnad_data`` at home."""
+    """The folder of all downloaded data: the environment variable ``ATTNAD_DATA``, or ``attnad_data`` at
+    home."""
     return Path(os.environ.get(VARIABLE) or Path.home() / "attnad_data").expanduser()
 
 
@@ -95,34 +96,34 @@ def download(name: str, home: str | Path | None = None, archive: str | Path | No
         work = Path(temporary) / "data"
         if archive is not None:
             extract(Path(archive), work)
-        elif source.fetch[0] == "git":
-            _clone(source, work)
-        else:
+        elif source.fetch and source.fetch[0] == "git":
+            _clone(source, source.fetch[1], work)
+        elif source.fetch:
             kept = target.parent / f"{name}.download"  # outside the temporary folder: gdown resumes from it
-            _drive(source, kept)
+            _drive(source, source.fetch[1], kept)
             extract(kept, work)
             kept.unlink()
         work.rename(target)
     return target
 
 
-def _clone(source: Source, target: Path) -> None:
+def _clone(source: Source, address: str, target: Path) -> None:
     if shutil.which("git") is None:
         raise MissingDataError(
             f"git is not installed. Install it, or download {source.url} as a zip file and add --archive FILE"
         )
-    command = ["git", "clone", "--depth", "1", "--progress", source.fetch[1], str(target)]
+    command = ["git", "clone", "--depth", "1", "--progress", address, str(target)]
     if subprocess.run(command, env={**os.environ, "GIT_TERMINAL_PROMPT": "0"}).returncode:
-        raise MissingDataError(f"git could not clone {source.fetch[1]}; is there a network? See {source.url}")
+        raise MissingDataError(f"git could not clone {address}; is there a network? See {source.url}")
 
 
-def _drive(source: Source, target: Path) -> None:
+def _drive(source: Source, number: str, target: Path) -> None:
     try:
         import gdown
     except ImportError:
         raise MissingDataError(f"This needs gdown (pip install gdown). Or: {source.how}") from None
     try:
-        found = gdown.download(id=source.fetch[1], output=str(target), resume=True)
+        found = gdown.download(id=number, output=str(target), resume=True)
     except Exception as error:  # gdown passes on whatever its many libraries raise
         raise MissingDataError(f"Google Drive did not answer ({error}). Instead: {source.how}") from None
     if not found:
@@ -147,16 +148,16 @@ def extract(archive: Path, target: Path) -> None:
                         raise DataError(f"{archive}: {item.filename!r} is a link; links are not unpacked")
                 file.extractall(target)
         elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as file:
-                for item in file.getmembers():
-                    _check_name(archive, item.name)
-                    if not (item.isfile() or item.isdir()):
+            with tarfile.open(archive) as tar:
+                for member in tar.getmembers():
+                    _check_name(archive, member.name)
+                    if not (member.isfile() or member.isdir()):
                         raise DataError(
-                            f"{archive}: {item.name!r} is a link or a device; such are not unpacked"
+                            f"{archive}: {member.name!r} is a link or a device; such are not unpacked"
                         )
-                    item.mode = 0o755 if item.isdir() else 0o644
+                    member.mode = 0o755 if member.isdir() else 0o644
                 # Names and kinds are checked above; the filter (from Python 3.12, backported) checks again.
-                file.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+                tar.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # type: ignore[arg-type]
         else:
             raise DataError(f"{archive}: neither a zip nor a tar file; download it again")
     except (
@@ -194,7 +195,7 @@ def listing() -> str:
         lines += [f"{'':14s} {place}"]
         for category, (train, good, bad) in source.counts.items():
             lines.append(
-                f"{'':16s} {category}: {train} to train on, {good} good and {bad} anomalous to test (published)"
+                f"{'':16s} {category}: {train} to train on, {good} + {bad} anomalous to test (published)"
             )
     return "\n".join(lines)
 

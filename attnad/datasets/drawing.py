@@ -1,7 +1,7 @@
 """A small painter for the generators: noise, shaded rods, plates and glass, on a canvas that knows its masks.
 
-Everything is computed with smooth edges (each pixel holds the share of it that a shape covers), so there is no
-need to draw larger and shrink. Coordinates are pixels, x to the right and y down; angles are in radians.
+Everything is computed with smooth edges (each pixel holds the share of it that a shape covers), so there is
+no need to draw larger and shrink. Coordinates are pixels, x to the right and y down; angles are in radians.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 def noise(
     rng: np.random.Generator, size: int, roughness: float = 0.6, coarsest: int = 4, finest: int = 256
 ) -> np.ndarray:
-    """(size, size) float32 fractal noise, mean 0 and deviation 1: random grids, each twice as fine as the last.
+    """(size, size) float32 fractal noise, mean 0 and deviation 1: random grids, each twice as fine as the
+    last.
 
     Args:
         rng: draws the grids; how much it draws does not depend on ``size``.
@@ -50,7 +51,7 @@ class Frame:
     With angle 0, local (0, 1) points straight down.
     """
 
-    def __init__(self, origin: Sequence[float], angle: float, scale: float, width: float = 1.0):
+    def __init__(self, origin: Sequence[float] | np.ndarray, angle: float, scale: float, width: float = 1.0):
         """``width`` squeezes local x (a view from the side); a negative one mirrors."""
         self.origin, self.scale = np.asarray(origin, dtype=float), float(scale)
         c, s = np.cos(angle), np.sin(angle)
@@ -87,7 +88,7 @@ class Canvas:
         self.light = tuple(float(v) / length for v in light)
         self.grain = grain
 
-    def window(self, points: np.ndarray, margin: float):
+    def window(self, points: np.ndarray | list, margin: float):
         """The slice of the canvas around some points, and the pixel coordinates in it; None if outside."""
         xs, ys = np.asarray(points).T.tolist()  # few points: plain Python is faster than numpy
         x0, y0 = max(math.floor(min(xs) - margin), 0), max(math.floor(min(ys) - margin), 0)
@@ -102,8 +103,9 @@ class Canvas:
         return (slice(y0, y1), slice(x0, x1)), x, y
 
     def blend(self, where, alpha: np.ndarray, colour: np.ndarray, part: str = "object", solid: float = 1.0):
-        """Lay a colour (3, 1, 1) or (3, h, w) over a window; ``part`` is ``"object"``, ``"other"`` or ``"air"``."""
-        everywhere = (slice(None), *where)
+        """Lay a colour (3, 1, 1) or (3, h, w) over a window; ``part`` is ``"object"``, ``"other"`` or
+        ``"air"``."""
+        everywhere = channels(where)
         view = self.rgb[everywhere]
         self.rgb[everywhere] = view + alpha * (colour - view)
         if part == "air":
@@ -136,8 +138,8 @@ class Canvas:
             radius: pixels, one or n of them (a lathe: caps, sockets, wheels).
             colour: (3,).
             gloss: strength of the highlight.
-            twist: strands of a cable: (strands that pass in one radius along the rod, strands seen side by side).
-            rust: (strength, field) from `rust_field`, or None.
+            twist: strands of a cable: (strands that pass in one radius along the rod, strands seen side by
+            side). rust: (strength, field) from `rust_field`, or None.
             part: see `blend`.
             shadow: how much it darkens what is close behind it.
         """
@@ -187,7 +189,7 @@ class Canvas:
             where = (rows + y0, columns + x0)
         alpha = clip(0.5 - best, 0, 1)
         if shadow:
-            self.rgb[(slice(None), *where)] *= 1 - shadow * self.solid[where] * clip(1 - best / soft, 0, 1)
+            self.rgb[channels(where)] *= 1 - shadow * self.solid[where] * clip(1 - best / soft, 0, 1)
         nx, ny = clip(nx, -1, 1), clip(ny, -1, 1)
         surface = self.shade(nx, ny, colour, gloss)
         if twist:
@@ -218,7 +220,7 @@ class Canvas:
         edge = clip(edge, 0, 1) - 0.8 * clip(alpha - shifted(alpha, -ix, -iy), 0, 1)
         if shadow:
             dark = shifted(alpha, -2 * ix, -2 * iy)
-            self.rgb[(slice(None), *where)] *= 1 - shadow * dark * self.solid[where]
+            self.rgb[channels(where)] *= 1 - shadow * dark * self.solid[where]
         across = (x - x.mean()) * lx + (y - y.mean()) * ly
         tone = 0.5 + 0.45 * self.light[2] + 0.28 * edge + gloss * across / (float(np.ptp(across)) + 1)
         tone = tone * (1 + 0.06 * self.grain[where])
@@ -259,6 +261,11 @@ def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 40.0) -> tuple
 def clip(field, low: float, high: float):
     """`numpy.clip` without its overhead, which matters in windows of a few hundred pixels."""
     return np.minimum(np.maximum(field, low), high)
+
+
+def channels(where) -> tuple:
+    """The index of all channels of a window."""
+    return (slice(None), *where)
 
 
 def tint(colour) -> np.ndarray:

@@ -1,7 +1,7 @@
 """ELPV: 2,624 real electroluminescence pictures of solar cells, from the pip package ``elpv-dataset``.
 
-Each cell of 300 x 300 grey pixels comes with the probability that it is defective, in four steps (0, 1/3, 2/3, 1),
-and the type of its module, mono- or polycrystalline. There are no masks.
+Each cell of 300 x 300 grey pixels comes with the probability that it is defective, in four steps (0, 1/3,
+2/3, 1), and the type of its module, mono- or polycrystalline. There are no masks.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from attnad.datasets.base import Dataset, Record, Source
 from attnad.datasets.images import DataError, MissingDataError, read_image
 
 LICENCE = (
-    "Solar cells: ELPV data set by S. Deitsch, C. Buerhop-Lutz, V. Christlein, S. Berger, A. Maier, F. Gallwitz, "
-    "C. Riess and co-workers (ZAE Bayern, FAU Erlangen-Nuremberg), licensed under CC BY-NC-SA 4.0 "
-    "(https://creativecommons.org/licenses/by-nc-sa/4.0/): attribution, non-commercial use, share alike. "
+    "Solar cells: ELPV data set by S. Deitsch, C. Buerhop-Lutz, V. Christlein, S. Berger, A. Maier, "
+    "F. Gallwitz, C. Riess and co-workers (ZAE Bayern, FAU Erlangen-Nürnberg), licensed under CC BY-NC-SA "
+    "4.0 (https://creativecommons.org/licenses/by-nc-sa/4.0/): attribution, non-commercial use, share alike. "
     "Pictures resized."
 )
 
@@ -71,18 +71,18 @@ def load(category: str, split: str, size: int, seed: int, root: str | Path | Non
         if kind == category:
             files.append(folder / file)
             grades.append(grade)
-    grade = np.array(grades)
-    good = np.flatnonzero(grade == 0)
+    steps = np.array(grades)
+    good = np.flatnonzero(steps == 0)
     good = good[np.random.default_rng(seed).permutation(len(good))]
     cut = round(0.7 * len(good))
     indices = {
         "train": np.sort(good[:cut]),
-        "test": np.concatenate([np.sort(good[cut:]), np.flatnonzero(grade == 3)]),
-        "uncertain": np.flatnonzero((grade == 1) | (grade == 2)),
+        "test": np.concatenate([np.sort(good[cut:]), np.flatnonzero(steps == 3)]),
+        "uncertain": np.flatnonzero((steps == 1) | (steps == 2)),
     }[split]
     names = {0: "good", 3: "defective", **UNCERTAIN}
     records = [
-        Record(int(grade[i] > 0), names[int(grade[i])], str(files[i]), partial(_read, files[i]))
+        Record(int(steps[i] > 0), names[int(steps[i])], str(files[i]), partial(_read, files[i]))
         for i in indices
     ]
     return Dataset("elpv", category, split, records, size)

@@ -32,7 +32,7 @@ class View:
         width = float(np.linalg.det(f.matrix))
         self.frame = Frame(f.origin, angle, f.scale, width)
 
-    def rod(self, points, radius, shade=1.0, rusty=False, part="object", **how) -> None:
+    def rod(self, points, radius, shade: float | np.ndarray = 1.0, rusty=False, part="object", **how) -> None:
         """`Canvas.stroke` in local coordinates."""
         radii = np.asarray(radius) * self.frame.scale
         self.canvas.stroke(
@@ -109,8 +109,8 @@ def lightning_rod_suspension(canvas: Canvas, rng, fault, defect: str, look) -> N
     else:
         v.steelwork(0.3)
     sag = rng.uniform(0.02, 0.12)
-    x = np.linspace(-1.2, 1.2, 13)
-    v.rod(np.stack([x, 0.20 + sag * x**2], axis=1), 0.038, 0.95, twist=(0.45, 1.6), gloss=0.3)
+    reach = np.linspace(-1.2, 1.2, 13)
+    v.rod(np.stack([reach, 0.20 + sag * reach**2], axis=1), 0.038, 0.95, twist=(0.45, 1.6), gloss=0.3)
     # flange with its bolts
     for bx in (-0.17, 0.0, 0.17):
         v.rod([(bx, -0.74), (bx, -0.62)], 0.028, 0.85, part="other")
@@ -118,15 +118,16 @@ def lightning_rod_suspension(canvas: Canvas, rng, fault, defect: str, look) -> N
     v.plate([(-0.09, -1.3), (0.02, -1.3), (0.02, -0.62), (-0.09, -0.62)], 0.9, part="other")
     v.plate([(-0.55, -0.64), (0.5, -0.64), (0.6, -0.56), (-0.62, -0.56)], 1.05, part="other", gloss=0.2)
     steel = 0.9
-    v.rod([(-0.11, -0.56), (-0.11, -0.4), (-0.08, -0.33), (0, -0.30), (0.08, -0.33), (0.11, -0.4), (0.11, -0.56)],
-          0.036, steel, True)  # fmt: skip
+    v.rod([(-0.11, -0.56), (-0.11, -0.4), (-0.08, -0.33), (0, -0.30), (0.08, -0.33), (0.11, -0.4),
+           (0.11, -0.56)], 0.036, steel, True)  # fmt: skip
     v.ring(0, -0.2, 0.055, 0.13, 0.032, shade=1.0, rusty=True)
     v.rod([(0, -0.11), (0, 0.02)], [0.05, 0.07], 1.0, True)
     for bx in (-0.1, 0.1):  # the keeper's bolts below the wire
         v.rod([(bx, 0.2), (bx, 0.44)], 0.026, 0.8)
         v.nut(bx, 0.38, 0.045, 0.03, 0.85)
     bell = [(-0.07, -0.04), (0.07, -0.04), (0.13, 0.05), (0.2, 0.15), (0.33, 0.26), (0.30, 0.3), (0.17, 0.27),
-            (0.13, 0.33), (-0.13, 0.33), (-0.17, 0.27), (-0.30, 0.3), (-0.33, 0.26), (-0.2, 0.15), (-0.13, 0.05)]  # fmt: skip
+            (0.13, 0.33), (-0.13, 0.33), (-0.17, 0.27), (-0.30, 0.3), (-0.33, 0.26), (-0.2, 0.15),
+            (-0.13, 0.05)]  # fmt: skip
     v.plate(bell, 1.0, gloss=0.35)
     v.rod(np.array(bell)[[10, 11, 12, 13, 0]], 0.018, 1.0)
     v.rod(np.array(bell)[[1, 2, 3, 4, 5]], 0.018, 1.0)
@@ -252,8 +253,8 @@ def vari_grip(canvas: Canvas, rng, fault, defect: str, look) -> None:
     v.bolt(0.02, -0.62, 0.05, 0.85)
     v.bolt(-0.22, -0.68, 0.035, 0.8, part="other")
     v.ring(0, -0.5, 0.05, 0.09, 0.03, shade=1.0, rusty=True)
-    bow = [(-0.14, 0.12), (-0.145, -0.15), (-0.10, -0.3), (-0.04, -0.41), (0, -0.43), (0.04, -0.41), (0.10, -0.3),
-           (0.145, -0.15), (0.14, 0.12)]  # fmt: skip
+    bow = [(-0.14, 0.12), (-0.145, -0.15), (-0.10, -0.3), (-0.04, -0.41), (0, -0.43), (0.04, -0.41),
+           (0.10, -0.3), (0.145, -0.15), (0.14, 0.12)]  # fmt: skip
     v.rod(bow, 0.026, 1.0, True, gloss=0.3)
     thread = np.array([(0.72, 0.66, 0.58), (0.6, 0.6, 0.6)][rng.integers(2)]) / v.metal
     for x in (-0.14, 0.14):

@@ -7,8 +7,9 @@
     root/*.png                                              only good pictures
     table.csv                                               columns path, label[, split, defect, mask]
 
-Masks are optional. They are looked for in ``ground_truth`` or ``masks`` (with a folder for each defect or without) and
-beside the pictures, and are named as the picture, with ``_mask``, ``_gt`` or ``_label`` after it or nothing.
+Masks are optional. They are looked for in ``ground_truth`` or ``masks`` (with a folder for each defect or
+without) and beside the pictures, and are named as the picture, with ``_mask``, ``_gt`` or ``_label`` after it
+or nothing.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def open_picture(path: str | Path) -> Image.Image:
             with Image.open(path) as image:
                 image.load()
                 return ImageOps.exif_transpose(image)
-    # Pillow's decoders raise nearly anything on broken bytes (OSError, SyntaxError, struct.error, IndexError...),
-    # and this is the one place where that must not reach a student.
+    # Pillow's decoders raise nearly anything on broken bytes (OSError, SyntaxError, struct.error,
+    # IndexError...), and this is the one place where that must not reach a student.
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
@@ -120,8 +120,8 @@ def read_mask(path: str | Path, size: int, picture: str | Path | None = None) ->
     # JPEG masks are not clean: what is nearly black was black. The cutoff is low because some label editors
     # write class numbers (1, 2, ...) instead of white.
     cutoff = 16 if mask.max(initial=0) > 32 else 0
-    share = Image.fromarray((mask > cutoff).astype(np.float32)).resize((size, size), Image.Resampling.BOX)
-    share = np.asarray(share)
+    marked = Image.fromarray((mask > cutoff).astype(np.float32))
+    share = np.asarray(marked.resize((size, size), Image.Resampling.BOX))
     inside = share >= 0.5
     return (inside if inside.any() else share > 0)[None]
 

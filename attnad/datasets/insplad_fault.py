@@ -1,9 +1,9 @@
 """InsPLAD-fault: five assets of real power lines, photographed from a drone; no masks.
 
-Vieira e Silva et al., "InsPLAD: A Dataset and Benchmark for Power Line Asset Inspection in UAV Images", 2023; the
-counts are those of table 1 of the AttentDifferNet paper. The archive is ``unsupervised_anomaly_detection.zip``. Its
-inner layout could not be checked here: a folder for each category, laid out like MVTec AD, is expected, and names are
-compared without case, dashes and underscores.
+Vieira e Silva et al., "InsPLAD: A Dataset and Benchmark for Power Line Asset Inspection in UAV Images", 2023;
+the counts are those of table 1 of the AttentDifferNet paper. The archive is
+``unsupervised_anomaly_detection.zip``. Its inner layout could not be checked here: a folder for each
+category, laid out like MVTec AD, is expected, and names are compared without case, dashes and underscores.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """InsPLAD-seg: three assets of InsPLAD-fault with the defects marked in pixels.
 
-Vieira e Silva et al., "Attention Modules Improve Efficient Anomaly Localization for Industrial Inspection in the
-Wild", 2024, who call it preliminary; the counts are those of its table 1. The layout inside the archive could not be
-checked here: MVTec AD's is expected.
+Vieira e Silva et al., "Attention Modules Improve Efficient Anomaly Localization for Industrial Inspection in
+the Wild", 2024, who call it preliminary; the counts are those of its table 1. The layout inside the archive
+could not be checked here: MVTec AD's is expected.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ PITCH = 1.18  # distance of two discs, in radii of a disc: 146 mm for discs of 2
 
 
 def glass_insulator(canvas: Canvas, rng, fault, defect: str, look) -> None:
-    """A string of 6 to 16 discs in perspective; ``missing_cap`` leaves the metal stub of a disc without its glass.
+    """A string of 6 to 16 discs in perspective; ``missing_cap`` leaves the metal stub of a disc without its
+    glass.
 
     Args:
         canvas: to paint on.
@@ -105,7 +106,8 @@ def _stub(canvas, frame, tilt, metal):
 
 
 def _shape(canvas, frame, tilt):
-    """Where in the window of a disc each pixel lies: (slices, u, v, elliptic radius, radius of the rim below)."""
+    """Where in the window of a disc each pixel lies: (slices, u, v, elliptic radius, radius of the rim
+    below)."""
     dome = float(np.hypot(np.sin(tilt), 0.40 * np.cos(tilt)))
     rim = max(float(np.sin(tilt)), 0.09)
     corners = frame([(-1, -dome), (1, -dome), (1, rim), (-1, rim)])

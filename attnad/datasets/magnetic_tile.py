@@ -1,7 +1,8 @@
 """Magnetic Tile: real grey pictures of magnetic tiles with five kinds of defect, all masked.
 
-Huang, Qiu, Yuan, "Surface defect saliency of magnetic tile", The Visual Computer, 2020. Layout, checked against the
-real files: ``MT_<kind>/Imgs/*.jpg`` with a mask of the same stem in ``*.png`` beside each; ``MT_Free`` holds the good.
+Huang, Qiu, Yuan, "Surface defect saliency of magnetic tile", The Visual Computer, 2020. Layout, checked
+against the real files: ``MT_<kind>/Imgs/*.jpg`` with a mask of the same stem in ``*.png`` beside each;
+``MT_Free`` holds the good.
 """
 
 from __future__ import annotations

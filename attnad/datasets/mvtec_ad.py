@@ -26,8 +26,8 @@ SOURCE = Source(
     licence="CC BY-NC-SA 4.0",
     size="4.9 GB",
     url="https://www.mvtec.com/company/research/datasets/mvtec-ad",
-    how="fill in the form at https://www.mvtec.com/company/research/datasets/mvtec-ad, download the archive, and "
-    "unpack it with: python -m attnad data get mvtec_ad --archive FILE",
+    how="fill in the form at https://www.mvtec.com/company/research/datasets/mvtec-ad, download the "
+    "archive, and unpack it with: python -m attnad data get mvtec_ad --archive FILE",
     categories=tuple(COUNTS),
     counts=COUNTS,
 )

@@ -1,8 +1,9 @@
 """Powerline: generated pictures of power line assets in the wild, with object and defect masks.
 
-The laboratory of the book: what is behind the object, the light, the scale, the size of the defect and the strength
-of the corrosion are arguments, so that one can be turned while all others stay. A stand-in for InsPLAD where that is
-not at hand, and never a replacement: whatever is measured here was measured on drawings.
+The laboratory of the book: what is behind the object, the light, the scale, the size of the defect and the
+strength of the corrosion are arguments, so that one can be turned while all others stay. A stand-in for
+InsPLAD where that is not at hand, and never a replacement: whatever is measured here was measured on
+drawings.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def load(
     unknown = set(look) - set(Look.__dataclass_fields__)
     if unknown:
         raise DataError(
-            f"powerline has no option {', '.join(sorted(unknown))}; it has: {', '.join(Look.__dataclass_fields__)}"
+            f"powerline has no option {', '.join(sorted(unknown))}; "
+            f"it has: {', '.join(Look.__dataclass_fields__)}"
         )
     knobs = Look(**look)
     kinds = ASSETS[category][1]
@@ -134,7 +136,8 @@ def picture(
 def _read(category: str, split: str, index: int, seed: int, defect: str, look: Look, size: int):
     # hash() differs between processes; a checksum of the names does not.
     key = [seed, zlib.crc32(f"powerline/{category}/{split}".encode()), index]
-    # One stream for each of background, view, light, defect, lens: turning one knob leaves the others' draws alone.
+    # One stream for each of background, view, light, defect, lens: turning one knob leaves the others' draws
+    # alone.
     behind, view, sun, fault, lens = (
         np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(key).spawn(5)
     )

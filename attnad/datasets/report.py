@@ -55,7 +55,8 @@ def check(
     """
     home = Path(root) / category if category else Path(root)
     entries = folder.divided(folder.scan(home), seed, train_fraction)
-    report, seen = Report(), {}
+    report = Report()
+    seen: dict[bytes, folder.Entry] = {}
     say = report.problems.append
     for entry in entries:
         report.counts[entry.split, entry.defect] += 1
@@ -79,25 +80,23 @@ def check(
             )
             say(f"{entry.path}: the same picture as {twin.path}{across}")
         if entry.mask is not None:
-            _check_mask(entry, report)
+            _check_mask(entry.mask, entry, report)
     _check_numbers(report, entries)
     return report
 
 
-def _check_mask(entry: folder.Entry, report: Report) -> None:
+def _check_mask(mask_file: Path, entry: folder.Entry, report: Report) -> None:
     report.masks += 1
     try:
-        mask = read_mask(entry.mask, max(8, min(512, *open_size(entry.path))), entry.path)
+        mask = read_mask(mask_file, max(8, min(512, *open_size(entry.path))), entry.path)
     except DataError as error:
         report.problems.append(str(error))
         return
     if not mask.any():
-        report.problems.append(
-            f"{entry.mask}: the mask is empty, yet its picture is among the defective ones"
-        )
+        report.problems.append(f"{mask_file}: the mask is empty, yet its picture is among the defective ones")
     elif mask.mean() > 0.9:
         report.problems.append(
-            f"{entry.mask}: the mask covers {mask.mean():.0%} of the picture; is it inverted?"
+            f"{mask_file}: the mask covers {mask.mean():.0%} of the picture; is it inverted?"
         )
 
 
@@ -115,5 +114,6 @@ def _check_numbers(report: Report, entries: list[folder.Entry]) -> None:
     if len({e.path.suffix.lower() for e in entries if e.defect == "good"} | {""}) > 1:
         kinds = [{e.path.suffix.lower() for e in entries if (e.defect == "good") == g} for g in (True, False)]
         if kinds[1] and not kinds[0] & kinds[1]:
-            say(f"good pictures are {', '.join(sorted(kinds[0]))}, defective ones {', '.join(sorted(kinds[1]))}: "
+            usual, other = (", ".join(sorted(k)) for k in kinds)
+            say(f"good pictures are {usual}, defective ones {other}: "
                 "a detector may learn the file format")  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -19,7 +21,8 @@ SKIES = ((0.93, 0.94, 0.95), (0.70, 0.79, 0.88), (0.80, 0.83, 0.86))
 
 
 def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray:
-    """(3, size, size) float32 background: sky, hazy vegetation, hills, soil; more and sharper with ``clutter``.
+    """(3, size, size) float32 background: sky, hazy vegetation, hills, soil; more and sharper with
+    ``clutter``.
 
     Args:
         rng: decides what is there.
@@ -105,7 +108,7 @@ def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clut
             np.linspace(top, 1.05, int(rng.integers(5, 9))),
             max(2, round(s * rng.uniform(0.006, 0.014))),
         )
-        for upper, lower in zip(levels[:-1], levels[1:], strict=True):
+        for upper, lower in pairwise(levels):
             wu, wl = (0.5 * w * (0.6 + 0.6 * v) for v in (upper, lower))
             corners = [((x - wu) * s, upper * s), ((x + wu) * s, upper * s), ((x + wl) * s, lower * s),
                        ((x - wl) * s, lower * s)]  # fmt: skip

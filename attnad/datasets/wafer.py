@@ -1,8 +1,8 @@
 """Wafer: generated pictures of diced semiconductor wafers, as a stand-in for a private data set.
 
-The Semiconductor Wafer data set of the first paper is not public; its section 4.1 names chips and streets, and the
-defects spur, break out, overetch and scratch. Whatever is measured here says nothing about that data set's figures.
-Unlike `powerline` this is a controlled scene: one layout, photographed again and again.
+The Semiconductor Wafer data set of the first paper is not public; its section 4.1 names chips and streets,
+and the defects spur, break out, overetch and scratch. Whatever is measured here says nothing about that data
+set's figures. Unlike `powerline` this is a controlled scene: one layout, photographed again and again.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def load(
 
     Args:
         category: ``"chip"`` or ``"street"``.
-        split: ``"train"`` (normal only) or ``"test"`` (``test_count`` normal, as many anomalous: each defect in turn).
-        size: side in pixels.
+        split: ``"train"`` (normal only) or ``"test"`` (``test_count`` normal, as many anomalous: each defect
+        in turn). size: side in pixels.
         seed: of the layout and of every picture.
         root: not used.
         train_count: normal pictures in ``train``.
@@ -213,7 +213,8 @@ def _spur(scene, mask, category, lines, rng, amount):
     t, length, half = rng.uniform(0.2, 0.8), rng.uniform(0.03, 0.045) * amount, rng.uniform(0.011, 0.016)
     x, y, sign = x0 + t * (x1 - x0), y0 + t * (y1 - y0), rng.choice([-1, 1])
     tip = [(x + sign * length * k, y + w) if category == "street" else (x + w, y + sign * length * k)
-           for k, w in ((0, -half), (0.7, -0.6 * half), (1.0, 0), (0.8, 0.8 * half), (0, 1.1 * half))]  # fmt: skip
+           for k, w in ((0, -half), (0.7, -0.6 * half), (1.0, 0), (0.8, 0.8 * half),
+                        (0, 1.1 * half))]  # fmt: skip
     corners = [(a * s, b * s) for a, b in tip]
     for picture, fill in ((scene, METAL), (mask, 255)):
         ImageDraw.Draw(picture).polygon(corners, fill=fill)
