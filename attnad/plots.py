@@ -10,9 +10,12 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Iterable, Mapping
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -115,3 +118,31 @@ def show(fig: Figure, alt: str) -> None:
 
     alt, width = check_alt(alt), css_width(fig)
     display(HTML(img_tag(encode(rasterise(fig)), alt, width)))
+
+
+def diagram(
+    ax: Axes, boxes: Mapping[str, tuple[float, float, str, str | None]], arrows: Iterable[tuple[str, ...]]
+) -> None:
+    """Draws a block diagram.
+
+    Args:
+        ax: its limits are yours to set; its frame is switched off.
+        boxes: name -> (x, y, text, colour), x and y of the middle in data units; colour None: text alone.
+        arrows: (from, to), or (from, to, connection style of Matplotlib).
+    """
+    patches = {}
+    for name, (x, y, text, colour) in boxes.items():
+        frame = {"boxstyle": "round,pad=0.45", "fc": "white", "ec": "none"}
+        if colour is not None:
+            frame |= {"fc": to_rgba(colour, 0.15), "ec": colour, "lw": 1.3}
+        label = ax.text(x, y, text, ha="center", va="center", bbox=frame, fontsize=10)
+        patches[name] = label.get_bbox_patch()
+    for start, end, *style in arrows:
+        ax.annotate(
+            "", boxes[end][:2], boxes[start][:2],
+            arrowprops={
+                "arrowstyle": "->", "color": "#444444", "lw": 1.2, "patchA": patches[start],
+                "patchB": patches[end], "shrinkA": 2, "shrinkB": 2, "connectionstyle": (style or ["arc3"])[0],
+            },
+        )  # fmt: skip
+    ax.axis("off")
