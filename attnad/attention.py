@@ -167,6 +167,8 @@ class ShuffleAttention(nn.Module):
 class RandomGate(Gate):
     """Control: a fixed random number between 0 and 1 for each channel, whatever the picture shows."""
 
+    values: Tensor
+
     def __init__(self, channels: int):
         super().__init__()
         self.register_buffer("values", torch.rand(1, channels, 1, 1))
@@ -195,7 +197,7 @@ class ShuffledGate(Gate):
 
 
 def _shuffled_cbam(channels: int) -> nn.Module:
-    return nn.Sequential(*(ShuffledGate(gate) for gate in CBAM(channels)))
+    return nn.Sequential(ShuffledGate(ChannelGate(channels)), ShuffledGate(SpatialGate()))
 
 
 ATTENTION: dict[str, Callable[[int], nn.Module]] = {
@@ -217,7 +219,10 @@ def make_attention(attention: Attention, channels: int) -> nn.Module:
 
     Raises:
         ValueError: no block has that name.
+        TypeError: a block itself instead of what makes one.
     """
+    if isinstance(attention, nn.Module):
+        raise TypeError("one block for every number of channels: pass its class, or lambda channels: ...")
     if callable(attention):
         return attention(channels)
     if attention not in ATTENTION:

@@ -27,7 +27,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.error import URLError
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -62,6 +62,8 @@ class Backbone(nn.Module):
     all_levels: tuple[str, ...]
     all_points: tuple[str, ...]
     mean, std = IMAGENET_MEAN, IMAGENET_STD
+    _mean: Tensor
+    _std: Tensor
 
     def __init__(
         self,
@@ -169,12 +171,16 @@ class AlexNet(Backbone):
 
     all_levels = ("features",)
     all_points = ("AB1", "AB2", "AB3")
-    after = {"AB1": 2, "AB2": 5, "AB3": 11}  # index into `features`: pool 1, pool 2, conv 5 + ReLU
-    point_channels = {"AB1": 64, "AB2": 192, "AB3": 256}
+    after: ClassVar = {"AB1": 2, "AB2": 5, "AB3": 11}  # index into `features`: pool 1, pool 2, conv 5 + ReLU
+    point_channels: ClassVar = {"AB1": 64, "AB2": 192, "AB3": 256}
 
     def __init__(self, attention=None, points=None, levels=None):
         super().__init__(attention, points, levels)
-        self.features = torchvision.models.AlexNet().features
+        with torch.device("meta"):  # without drawing 55 million weights of a classifier that is thrown away
+            self.features = torchvision.models.AlexNet().features
+        for layer in self.features.to_empty(device="cpu"):
+            if isinstance(layer, nn.Conv2d):
+                layer.reset_parameters()
         self.blocks = nn.ModuleDict(
             {point: make_attention(attention, self.point_channels[point]) for point in self.points}
         )
@@ -255,12 +261,12 @@ class EfficientNetLite0(Backbone):
     """
 
     all_levels = all_points = ("stride4", "stride8", "stride16", "stride32")
-    stage = {"stride4": 1, "stride8": 2, "stride16": 4, "stride32": 6}  # index into `blocks`
+    stage: ClassVar = {"stride4": 1, "stride8": 2, "stride16": 4, "stride32": 6}  # index into `blocks`
     mean = std = (0.5, 0.5, 0.5)
 
     def __init__(self, attention=None, points=None, levels=("stride16",)):
         super().__init__(attention, points, levels)
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         self.conv_stem, self.bn1 = network.conv_stem, network.bn1
         self.blocks = network.blocks[: self.stage[self.levels[-1]] + 1]
         self.gates = nn.ModuleDict(
@@ -280,7 +286,7 @@ class EfficientNetLite0(Backbone):
 
     def steps(self):
         level_of = {stage: level for level, stage in self.stage.items()}
-        steps = [("stem", nn.Sequential(self.conv_stem, self.bn1))]
+        steps: list[tuple[str, nn.Module]] = [("stem", nn.Sequential(self.conv_stem, self.bn1))]
         for index, stage in enumerate(self.blocks):
             level = level_of.get(index)
             if level in self.points:
@@ -338,14 +344,19 @@ def _imagenet(name: str) -> dict[str, Tensor]:
         "alexnet": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
         "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
     }[name]
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
     try:
         return weights.get_state_dict(check_hash=True, progress=True, weights_only=True)
-    except (URLError, OSError) as error:
-        cache = Path(torch.hub.get_dir()) / "checkpoints"
+    except OSError as error:  # urllib's errors are of this kind
         raise WeightsUnavailable(
             f"The ImageNet weights of {name} are not on this machine and could not be downloaded ({error}). "
             f"With a network, run this again. Without one, fetch {weights.url} elsewhere and put the file "
             f"into {cache}, or use backbone='efficientnet_lite0', whose weights come with a pip package."
+        ) from error
+    except Exception as error:  # a damaged file makes torch.load raise anything
+        raise WeightsUnavailable(
+            f"The ImageNet weights of {name} in {cache} are damaged ({error!r}): delete "
+            f"{cache / Path(weights.url).name} and run this again."
         ) from error
 
 
@@ -359,7 +370,8 @@ def _lite0_state() -> dict[str, Tensor]:
         )
     file = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
     stored = torch.load(file, map_location="cpu", weights_only=True)
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    with torch.device("meta"):  # only its names are needed
+        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     names = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
     tensors = [value for key, value in stored.items() if not key.endswith("num_batches_tracked")]
     return dict(zip(names, tensors, strict=True))

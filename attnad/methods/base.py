@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from attnad.datasets.base import Dataset
+from attnad.maps import upsample
+from attnad.methods import files
 
 
 @dataclass
@@ -46,10 +43,12 @@ class Frozen:
     Attributes:
         tensors: each (N, ...), on the CPU.
         part: which part of which network this is; another detector refuses it.
+        size: (H, W) of the pictures, at which `Detector.predict` returns its maps; None leaves them small.
     """
 
     tensors: list[Tensor]
     part: str
+    size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.tensors[0])
@@ -60,15 +59,18 @@ Pictures = Dataset | Tensor | np.ndarray
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Random numbers drawn inside (also by numpy, which FrEIA uses) follow `seed`; outside nothing changes."""
-    state = np.random.get_state()
+    """Random numbers drawn on the CPU inside follow `seed`; outside nothing changes.
+
+    Those of numpy's global generator too: FrEIA draws its permutations from it.
+    """
+    state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change every GPU's as well
+        np.random.seed(seed)  # noqa: NPY002
         try:
             yield
         finally:
-            np.random.set_state(state)
+            np.random.set_state(state)  # noqa: NPY002
 
 
 class Detector(nn.Module):
@@ -135,7 +137,7 @@ class Detector(nn.Module):
     def fit(
         self,
         dataset: Pictures | Frozen,
-        on_epoch: Callable[[Detector, int], None] | None = None,
+        on_epoch: Callable[[Detector, int], dict | None] | None = None,
         checkpoint: str | Path | None = None,
     ) -> Detector:
         """Train on normal pictures.
@@ -143,7 +145,8 @@ class Detector(nn.Module):
         Args:
             dataset: pictures, or what `precompute(..., training=True)` made of them.
             on_epoch: called as ``on_epoch(detector, epoch)`` after each epoch; whatever it draws at
-                random or does to the detector's mode leaves the training as it is.
+                random or does to the detector's mode leaves the training as it is. A dict that it
+                returns joins the epoch's entry in `history`, and so outlives an interruption.
             checkpoint: a file written after each epoch. If it exists, training goes on from there, to
                 the same weights as if it had never stopped.
 
@@ -151,24 +154,25 @@ class Detector(nn.Module):
             self.
 
         Raises:
-            ValueError: no pictures, an anomalous one among them, or a checkpoint of another detector.
-            FloatingPointError: the loss is not finite; the checkpoint of the epoch before is kept.
+            ValueError: no pictures, an anomalous one among them, features precomputed by another
+                detector, or a checkpoint of another detector.
+            FloatingPointError: the loss or a weight is not finite; the checkpoint of the epoch before
+                is kept.
         """
-        _check_training_data(dataset)
+        self._check(dataset, training=True)
         checkpoint = None if checkpoint is None else Path(checkpoint)
         self.to(self.device)
         if self.cache and not isinstance(dataset, Frozen):
             dataset = self.precompute(dataset, training=True)
         self.history = []
-        if self.epochs == 0:  # nothing is trained: all is done in one look
+        resumed = checkpoint is not None and self.epochs > 0 and checkpoint.exists()
+        if not resumed:
             self.begin(dataset if isinstance(dataset, Frozen) else None)
-            return self
-        if checkpoint is not None and checkpoint.exists():
-            optimizer = self.make_optimizer()
-            self._resume(checkpoint, optimizer)
-        else:
-            self.begin(dataset if isinstance(dataset, Frozen) else None)
-            optimizer = self.make_optimizer()
+        if self.epochs == 0:  # nothing is trained: one look at the pictures was all
+            return self.eval()
+        optimizer = self.make_optimizer()
+        if resumed and checkpoint is not None:
+            self._resume(checkpoint, optimizer, len(dataset))
         bar = tqdm(
             range(len(self.history), self.epochs), f"{type(self).__name__}: training",
             initial=len(self.history), total=self.epochs, unit="epoch", leave=False,
@@ -177,32 +181,58 @@ class Detector(nn.Module):
             started = time.perf_counter()
             self.train()
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            total, count = 0.0, 0
+            total = 0.0
             for step, state in enumerate(self._batches(dataset, generator)):
                 loss = self.loss(state, generator)
                 value = float(loss.detach())
                 if not math.isfinite(value):
-                    kept = f"; {checkpoint} holds the epoch before" if checkpoint and epoch else ""
-                    raise FloatingPointError(
-                        f"{type(self).__name__}: the loss is {value} in epoch {epoch}, step {step}{kept}. "
-                        "Lower the learning rate, or normalise the embedding."
-                    )
+                    raise self._diverged(f"the loss is {value}", epoch, step, checkpoint)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                total, count = total + value * len(state[0]), count + len(state[0])
-            entry = {"epoch": epoch, "loss": total / count, "seconds": time.perf_counter() - started}
+                total += value * len(state[0])
+            if not all(bool(p.isfinite().all()) for p in self.trainable()):
+                raise self._diverged("a weight is not finite", epoch, step, checkpoint)
+            entry = {"epoch": epoch, "loss": total / len(dataset), "seconds": time.perf_counter() - started}
             self.history.append(entry | self.end_of_epoch())
-            bar.set_postfix(loss=f"{total / count:.4g}")
-            if checkpoint is not None:
-                self._write(checkpoint, optimizer)
+            bar.set_postfix(loss=f"{total / len(dataset):.4g}")
             if on_epoch is not None:
-                on_epoch(self, epoch)
-        return self
+                self.history[-1] |= on_epoch(self, epoch) or {}
+            if checkpoint is not None:  # after the callback: an epoch that is kept has been seen by it
+                self._write(checkpoint, optimizer, len(dataset))
+        return self.eval()
+
+    def _diverged(self, what: str, epoch: int, step: int, checkpoint: Path | None) -> FloatingPointError:
+        kept = f"; {checkpoint} holds the epoch before" if checkpoint and epoch else ""
+        return FloatingPointError(
+            f"{type(self).__name__}: {what} in epoch {epoch}, step {step}{kept}. "
+            "Lower the learning rate, or normalise the embedding."
+        )
+
+    def _check(self, dataset: Pictures | Frozen, training: bool) -> None:
+        """Refuse, before any work, what can only go wrong later."""
+        if len(dataset) == 0:
+            raise ValueError("there are no pictures in this data set")
+        if isinstance(dataset, Frozen):
+            if dataset.part != self.frozen_name():
+                raise ValueError(
+                    f"these features come from {dataset.part}, this detector's are {self.frozen_name()}: "
+                    "call its own precompute()"
+                )
+        elif isinstance(dataset, Dataset):
+            if training and dataset.labels.any():
+                first = dataset.records[int(dataset.labels.argmax())].path
+                raise ValueError(f"training takes normal pictures only, but {first} is labelled anomalous")
+        elif isinstance(dataset, (Tensor, np.ndarray)):
+            if dataset.ndim != 4 or dataset.shape[1] != 3:
+                raise ValueError(f"pictures must be (N, 3, H, W), these are {tuple(dataset.shape)}")
+            if "float" not in str(dataset.dtype):
+                raise ValueError(f"pictures must be floats in [0, 1], not {dataset.dtype}: divide by 255")
 
     def _batches(self, dataset: Pictures | Frozen, generator: torch.Generator) -> Iterator[list[Tensor]]:
         order = torch.randperm(len(dataset), generator=generator)
-        for chosen in order.split(self.batch_size):
+        # Batches of nearly equal size: a last one of a single picture would have no spread to normalise by.
+        for chosen in order.tensor_split(math.ceil(len(order) / self.batch_size)):
             if isinstance(dataset, Frozen):
                 yield [tensor[chosen].to(self.device) for tensor in dataset.tensors]
             else:
@@ -220,16 +250,23 @@ class Detector(nn.Module):
         Args:
             dataset: pictures.
             training: as the method sees pictures in training (e.g. rotated at random), or in testing.
+
+        Raises:
+            ValueError: no pictures, or, in training, an anomalous one among them.
         """
+        self._check(dataset, training)
         self.to(self.device).eval()
         generator = torch.Generator().manual_seed(self.seed)
-        parts: list[list[Tensor]] = []
-        for images in _progress(self._image_batches(dataset), dataset, self.batch_size, "frozen features"):
-            state = self._frozen(images.to(self.device), training, generator)
-            parts.append([tensor.cpu() for tensor in state])
-        if not parts:
-            raise ValueError("there are no pictures in this data set")
-        return Frozen([torch.cat(tensors) for tensors in zip(*parts, strict=True)], self.frozen_name())
+        whole: list[Tensor] = []
+        size: tuple[int, int] | None = None
+        for chosen in self._in_order(dataset, "frozen features"):
+            images = _images(dataset, chosen.tolist()).to(self.device)
+            state, size = self._frozen(images, training, generator), (images.shape[2], images.shape[3])
+            if not whole:  # all the memory at once, and only once
+                whole = [torch.empty(len(dataset), *tensor.shape[1:]) for tensor in state]
+            for tensor, part in zip(whole, state, strict=True):
+                tensor[chosen] = part.cpu()
+        return Frozen(whole, self.frozen_name(), size)
 
     # --- Prediction -------------------------------------------------------------------------------
 
@@ -244,35 +281,28 @@ class Detector(nn.Module):
             a `Prediction` on the CPU, maps at the resolution of the pictures.
 
         Raises:
-            ValueError: what was precomputed belongs to another detector.
+            ValueError: no pictures, or what was precomputed belongs to another detector.
         """
+        self._check(dataset, training=False)
         self.to(self.device).eval()
+        generator = torch.Generator().manual_seed(self.seed)
         scores, maps = [], []
-        for state, size in self._test_states(dataset):
+        for chosen in self._in_order(dataset, "predicting"):
+            if isinstance(dataset, Frozen):
+                state, size = [tensor[chosen].to(self.device) for tensor in dataset.tensors], dataset.size
+            else:
+                images = _images(dataset, chosen.tolist()).to(self.device)
+                state, size = self._frozen(images, False, generator), (images.shape[2], images.shape[3])
             score, map_ = self.score(state)
             scores.append(score.float().cpu())
             if map_ is not None:
-                if size is not None and map_.shape[-2:] != size:
-                    map_ = nn.functional.interpolate(map_[:, None], size, mode="bilinear")[:, 0]
-                maps.append(map_.float().cpu())
+                maps.append((map_ if size is None else upsample(map_, size)).float().cpu())
         return Prediction(torch.cat(scores).numpy(), torch.cat(maps).numpy() if maps else None)
 
-    def _test_states(self, dataset) -> Iterator[tuple[list[Tensor], tuple[int, int] | None]]:
-        if isinstance(dataset, Frozen):
-            if dataset.part != self.frozen_name():
-                raise ValueError(
-                    f"these features come from {dataset.part}, this detector's are {self.frozen_name()}: "
-                    "call its own precompute()"
-                )
-            for chosen in torch.arange(len(dataset)).split(self.batch_size):
-                yield [tensor[chosen].to(self.device) for tensor in dataset.tensors], None
-            return
-        generator = torch.Generator().manual_seed(self.seed)
-        for images in _progress(self._image_batches(dataset), dataset, self.batch_size, "predicting"):
-            yield self._frozen(images.to(self.device), False, generator), tuple(images.shape[-2:])
-
-    def _image_batches(self, dataset: Pictures) -> DataLoader:
-        return DataLoader(dataset, self.batch_size, collate_fn=_stack)  # type: ignore[arg-type]
+    def _in_order(self, dataset: Pictures | Frozen, what: str) -> tqdm:
+        """The indices of all pictures, a batch at a time."""
+        batches = torch.arange(len(dataset)).split(self.batch_size)
+        return tqdm(batches, f"{type(self).__name__}: {what}", unit="batch", leave=False)
 
     # --- Files ------------------------------------------------------------------------------------
 
@@ -285,8 +315,11 @@ class Detector(nn.Module):
         """Write weights (safetensors) and arguments (JSON, in the same file's header) to ``path``.
 
         The suffix ``.safetensors`` is added if missing. The file appears whole or not at all.
+
+        Raises:
+            OSError: it could not be written, e.g. to a full disk.
         """
-        return self._write(_with_suffix(path))
+        return self._write(files.with_suffix(path))
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", **replace) -> Detector:
@@ -299,64 +332,59 @@ class Detector(nn.Module):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a file of another method, or of no detector at all.
+            ValueError: a file of another method, of other arguments, or of no detector at all.
         """
-        path = _with_suffix(path)
-        tensors, stored = _read(path)
+        path = files.with_suffix(path)
+        tensors, stored = files.read(path, "model.")
         if stored["method"] != cls.__name__:
             raise ValueError(f"{path} holds a {stored['method']}, not a {cls.__name__}")
         arguments = stored["arguments"] | replace
-        own = [name for name, value in arguments.items() if isinstance(value, dict) and "own" in value]
-        for name in own:
-            raise ValueError(
-                f"{path} was saved with {name}={arguments[name]['own']}, an object of your own: "
-                f"pass it to load({name}=...)"
-            )
+        for name, value in arguments.items():
+            if isinstance(value, dict) and "own" in value:
+                raise ValueError(
+                    f"{path} was saved with {name}={value['own']}, an object of your own: "
+                    f"pass it to load({name}=...)"
+                )
         if "weights" in arguments:
             arguments["weights"] = None  # all weights are in the file: nothing needs to be downloaded
         detector = cls(**arguments, device=device)
         if "weights" in arguments:
-            detector.weights = stored["arguments"]["weights"]
+            detector.weights = (stored["arguments"] | replace)["weights"]
         for name, buffer in detector.named_buffers():
             if name in tensors and buffer.shape != tensors[name].shape:  # a memory as long as its data set
                 owner, _, attribute = name.rpartition(".")
                 setattr(detector.get_submodule(owner), attribute, torch.empty_like(tensors[name]))
-        detector.load_state_dict(tensors)
+        try:
+            detector.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit a {cls.__name__} with its arguments: {error}") from error
         detector.history = stored["history"]
         return detector.to(detector.device).eval()
 
-    def _write(self, path: Path, optimizer: torch.optim.Optimizer | None = None) -> Path:
-        arguments = {
-            name: value if _is_json(value) else {"own": getattr(value, "__name__", repr(value))}
-            for name, value in self.arguments().items()
-        }
-        stored = {"method": type(self).__name__, "arguments": arguments, "history": self.history}
+    def _write(self, path: Path, optimizer: torch.optim.Optimizer | None = None, pictures: int = 0) -> Path:
         tensors = {f"model.{key}": tensor for key, tensor in self.state_dict().items()}
         if optimizer is not None:
             for index, values in optimizer.state_dict()["state"].items():
-                for name, tensor in values.items():
-                    tensors[f"optimizer.{index}.{name}"] = tensor
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save_file(
-                {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-                partial, metadata={"attnad": json.dumps(stored)},
-            )  # fmt: skip
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return path
+                tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+        arguments = files.plain(self.arguments())
+        stored = {"method": type(self).__name__, "arguments": arguments, "history": self.history}
+        return files.write(path, tensors, stored | {"pictures": pictures})
 
-    def _resume(self, path: Path, optimizer: torch.optim.Optimizer) -> None:
-        tensors, stored = _read(path, everything=True)
-        mine = {name: value for name, value in self.arguments().items() if _is_json(value)}
+    def _resume(self, path: Path, optimizer: torch.optim.Optimizer, pictures: int) -> None:
+        tensors, stored = files.read(path)
+        theirs = {"method": stored["method"], "pictures": stored["pictures"], **stored["arguments"]}
+        mine = {"method": type(self).__name__, "pictures": pictures, **files.plain(self.arguments())}
         for name, value in mine.items():
-            if name != "epochs" and _plain(value) != stored["arguments"].get(name):
+            if name != "epochs" and value != theirs.get(name):
                 raise ValueError(
-                    f"{path} is a checkpoint with {name}={stored['arguments'].get(name)!r}, this detector "
-                    f"has {value!r}: delete the file to start anew, or name another"
+                    f"{path} is a checkpoint with {name}={theirs.get(name)!r}, here it would be "
+                    f"{value!r}: delete the file to start anew, or name another"
                 )
+        if len(stored["history"]) > self.epochs:
+            raise ValueError(
+                f"{path} is a checkpoint after {len(stored['history'])} epochs, more than {self.epochs}: "
+                "delete the file to start anew, or name another"
+            )
         self.load_state_dict({k[len("model.") :]: t for k, t in tensors.items() if k.startswith("model.")})
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
@@ -367,52 +395,9 @@ class Detector(nn.Module):
         self.history = stored["history"]
 
 
-def _check_training_data(dataset: Pictures | Frozen) -> None:
-    if len(dataset) == 0:
-        raise ValueError("there are no pictures to train on")
-    if isinstance(dataset, Dataset) and dataset.labels.any():
-        first = dataset.records[int(dataset.labels.argmax())].path
-        raise ValueError(f"training takes normal pictures only, but {first} is labelled anomalous")
-
-
-def _stack(items: list) -> Tensor:
-    return torch.stack([torch.as_tensor(getattr(item, "image", item)) for item in items])
-
-
 def _images(dataset: Pictures, indices: list[int]) -> Tensor:
-    return _stack([dataset[i] for i in indices])
-
-
-def _progress(batches, dataset: Pictures, batch_size: int, what: str):
-    return tqdm(batches, what, total=math.ceil(len(dataset) / batch_size), unit="batch", leave=False)
-
-
-def _with_suffix(path: str | Path) -> Path:
-    path = Path(path)
-    return path if path.suffix == ".safetensors" else path.with_name(path.name + ".safetensors")
-
-
-def _plain(value):
-    return json.loads(json.dumps(value))
-
-
-def _is_json(value) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _read(path: Path, everything: bool = False) -> tuple[dict[str, Tensor], dict]:
-    if not path.exists():
-        raise FileNotFoundError(f"there is no detector at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = json.loads(file.metadata()["attnad"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except Exception as error:  # safetensors raises its own kinds, and the header may be anything
-        raise ValueError(f"{path} is not a detector saved by this package: {error}") from error
-    if not everything:
-        tensors = {k[len("model.") :]: t for k, t in tensors.items() if k.startswith("model.")}
-    return tensors, stored
+    """The pictures at `indices`, (B, 3, H, W) float32."""
+    if isinstance(dataset, Tensor):
+        return dataset[indices].float()
+    items = (dataset[i] for i in indices)
+    return torch.from_numpy(np.stack([getattr(item, "image", item) for item in items]).astype(np.float32))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from attnad.attention import Attention
@@ -18,6 +17,10 @@ class _Untrained(PooledDetector):
 
     Arguments as for `PooledDetector`; attention blocks stay as they were initialised.
     """
+
+    mean: Tensor
+    std: Tensor
+    reference: Tensor
 
     def __init__(
         self,
@@ -54,10 +57,13 @@ class _Untrained(PooledDetector):
         assert state is not None  # cache is always on
         embedding = self.embed_all(state).flatten(0, 1)  # (N*V, D)
         self.mean.copy_(embedding.mean(0))
-        self.std.copy_(embedding.std(0).clamp(min=1e-6))
+        std = embedding.std(0)
+        self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # a feature that never varied is not blown up
         self.reference = self.refer((embedding - self.mean.cpu()) / self.std.cpu()).float().to(self.device)
 
     def score(self, state: list[Tensor]) -> tuple[Tensor, None]:
+        if len(self.reference) == 0:
+            raise ValueError(f"{type(self).__name__} has not seen any normal pictures yet: call fit() first")
         embedding = self.embed(state)  # (B, V, D)
         distance = self.distance(((embedding - self.mean) / self.std).flatten(0, 1))
         return distance.unflatten(0, embedding.shape[:2]).mean(dim=1), None
@@ -70,6 +76,8 @@ class Mahalanobis(_Untrained):
     """
 
     def refer(self, embedding):
+        from sklearn.covariance import LedoitWolf  # here, since scikit-learn is slow to import
+
         return torch.from_numpy(LedoitWolf(assume_centered=True).fit(embedding.numpy()).precision_)  # (D, D)
 
     def distance(self, embedding):

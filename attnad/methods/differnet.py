@@ -48,6 +48,8 @@ class DifferNet(PooledDetector):
         cache, seed, device: see `Detector`.
     """
 
+    start_spread: Tensor
+
     def __init__(
         self,
         backbone: str = "alexnet",
@@ -100,13 +102,13 @@ class DifferNet(PooledDetector):
         if state is not None:
             embedding = self.embed_all(state).flatten(0, 1)  # (N*V, D)
             self.start_spread.fill_(_spread(embedding.mean(0), embedding.square().mean(0)))
-            if self.normalize:
-                self.norm.running_mean.copy_(embedding.mean(0))
-                self.norm.running_var.copy_(embedding.var(0))
+            if isinstance(self.norm, nn.BatchNorm1d):
+                statistics = {"running_mean": embedding.mean(0), "running_var": embedding.var(0)}
+                self.norm.load_state_dict(statistics, strict=False)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(
-            self.trainable(), lr=self.lr, betas=(0.8, 0.8), eps=1e-4, weight_decay=self.weight_decay, fused=True
+            self.trainable(), self.lr, betas=(0.8, 0.8), eps=1e-4, weight_decay=self.weight_decay, fused=True
         )
 
     def loss(self, state: list[Tensor], generator: torch.Generator) -> Tensor:
@@ -125,6 +127,8 @@ class DifferNet(PooledDetector):
         return z.unflatten(0, embedding.shape[:2]).square().mean(dim=(1, 2)), None
 
     def _remember(self, embedding: Tensor) -> None:
+        if torch.isnan(self.start_spread):  # nothing was precomputed: the first batch has to do
+            self.start_spread.fill_(_spread(embedding.mean(0), embedding.square().mean(0)))
         count = torch.tensor(float(len(embedding)), device=embedding.device)
         moments = [count, embedding.sum(0), embedding.square().sum(0)]
         if self._moments:
@@ -135,8 +139,6 @@ class DifferNet(PooledDetector):
         count, total, squares = self._moments
         self._moments = []
         spread = _spread(total / count, squares / count)
-        if torch.isnan(self.start_spread):
-            self.start_spread.fill_(spread)
         relative = spread / float(self.start_spread)
         if relative < 0.1 and not any(entry["spread"] < 0.1 for entry in self.history):
             warnings.warn(
@@ -152,6 +154,6 @@ def _spread(mean: Tensor, mean_of_squares: Tensor) -> float:
     return float((mean_of_squares - mean.square()).clamp(min=0).sum().sqrt())
 
 
-def AttentDifferNet(attention: Attention = "se", **arguments) -> DifferNet:  # noqa: N802
-    """`DifferNet` with attention in its backbone, by the name of its paper (Vieira e Silva et al., WACV 2024)."""
+def AttentDifferNet(attention: Attention = "se", **arguments) -> DifferNet:
+    """`DifferNet` with attention in its backbone, as Vieira e Silva et al. named it (WACV 2024)."""
     return DifferNet(attention=attention, **arguments)

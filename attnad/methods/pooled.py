@@ -13,7 +13,7 @@ from attnad.attention import Attention
 from attnad.backbones import make_backbone
 from attnad.methods.base import Detector, Frozen, seeded
 
-CHUNK = 32  # views that go through the backbone at a time: more do not fit a CPU's cache, and slow it down
+CHUNK = 32  # views made and run through the backbone at a time: 64 views of 24 pictures would fill the memory
 
 
 class PooledDetector(Detector):
@@ -56,6 +56,8 @@ class PooledDetector(Detector):
         """`count` angles in degrees: drawn at random with a generator, equally spaced without."""
         if self.rotations == "none":
             return [0.0]
+        if self.rotations == "right":
+            count = min(count, 4)
         if generator is None:
             spaced = [360.0 * i / count for i in range(count)]
             return [90.0 * round(a / 90) for a in spaced] if self.rotations == "right" else spaced
@@ -67,25 +69,23 @@ class PooledDetector(Detector):
         """(B, 3, H, W) -> what the backbone's frozen part makes of each scale, tensors (B, V, ...)."""
         if images.shape[-2:] != (self.image_size, self.image_size):
             images = F.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True)
-        if training:
-            count = self.cached_views if self.cache else self.train_views
-            views = torch.stack(
-                [torch.stack([_rotated(x, a) for a in self.angles(count, generator)]) for x in images]
-            )
-        else:
-            views = torch.stack([_rotated(images, a) for a in self.angles(self.test_views)], dim=1)
-        b, v = views.shape[:2]
+        count = self.cached_views if self.cache else self.train_views
+        turns = [
+            (image, angle)
+            for image in images
+            for angle in (self.angles(count, generator) if training else self.angles(self.test_views))
+        ]
         all_frozen = self.extractor.split() == len(self.extractor.steps())
-        state = []
-        for scale in range(self.scales):
-            size = self.image_size // 2**scale
-            scaled = F.interpolate(views.flatten(0, 1), (size, size))  # nearest, as in the authors' code
-            scaled = scaled.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
-            x = torch.cat([self.extractor.frozen_part(chunk)[-1] for chunk in scaled.split(CHUNK)])
-            if all_frozen:
-                x = x.mean(dim=(2, 3))
-            state.append(x.unflatten(0, (b, v)))
-        return state
+        state: list[list[Tensor]] = [[] for _ in range(self.scales)]
+        for first in range(0, len(turns), CHUNK):
+            views = torch.stack([_rotated(image, angle) for image, angle in turns[first : first + CHUNK]])
+            for scale in range(self.scales):
+                size = self.image_size // 2**scale
+                scaled = F.interpolate(views, (size, size))  # nearest, as in the authors' code
+                scaled = scaled.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
+                x = self.extractor.frozen_part(scaled)[-1]
+                state[scale].append(x.mean(dim=(2, 3)) if all_frozen else x)
+        return [torch.cat(parts).unflatten(0, (len(images), -1)) for parts in state]
 
     def embed(self, state: list[Tensor]) -> Tensor:
         """What `frozen` returned, tensors (B, V, ...) -> (B, V, D), D = scales * channels."""
@@ -108,16 +108,17 @@ class PooledDetector(Detector):
         """Everything that the frozen features depend on."""
         split = self.extractor.split()
         names = [name for name, _ in self.extractor.steps()[:split]]
-        before = [name for name in self.extractor.points if name in names]
-        gates = f", untrained {self.attention} at {before}, seed {self.seed}" if before else ""
+        before = [name for name in self.extractor.points if name in names or f"{name}.0" in names]
+        gates = f", untrained {self.attention} at {', '.join(before)}" if before else ""
+        seed = f", seed {self.seed}" if before or self.weights is None else ""
         return (
-            f"{self.backbone} ({self.weights}) up to {names[-1]}{gates}, {self.image_size} px, "
+            f"{self.backbone} ({self.weights}) up to {names[-1]}{gates}{seed}, {self.image_size} px, "
             f"{self.scales} scales, {self.rotations} rotations"
         )
 
 
-def _rotated(images: Tensor, angle: float) -> Tensor:
-    """(..., 3, H, W) turned about its middle, corners black; right angles without resampling."""
+def _rotated(image: Tensor, angle: float) -> Tensor:
+    """(3, H, W) turned about its middle, corners black; right angles without resampling."""
     if angle % 90 == 0:
-        return torch.rot90(images, round(angle / 90), dims=(-2, -1))
-    return TF.rotate(images, angle)
+        return torch.rot90(image, round(angle / 90), dims=(-2, -1))
+    return TF.rotate(image, angle)
