@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 
+import attnad
+
 # In a checkout the files lie beside the package; a wheel carries them inside it.
 _HERE = Path(__file__).resolve().parent
 DATA = _HERE / "_data" if (_HERE / "_data").is_dir() else _HERE.parent / "data"
 
-RECORDED = ("attnad", "torch", "torchvision", "timm", "FrEIA", "numpy", "scipy", "scikit-learn")
+RECORDED = ("torch", "torchvision", "timm", "FrEIA", "numpy", "scipy", "scikit-learn")
 
 
 def paper_tables() -> list[str]:
@@ -52,7 +54,7 @@ def provenance(device: str = "cpu") -> dict[str, str]:
         ``device, python, versions, commit, date``: texts without commas, ready for a row of a CSV file.
         ``commit`` ends in ``+`` if the sources had been changed since, and is empty outside a git checkout.
     """
-    versions = []
+    versions = [f"attnad {attnad.__version__}"]
     for name in RECORDED:
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
