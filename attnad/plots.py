@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -41,13 +42,13 @@ STYLE = {
     "axes.edgecolor": "#444444",
     "axes.grid": False,
     "grid.color": "#dddddd",
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "legend.frameon": False,
     "lines.linewidth": 2.0,
     "image.cmap": "viridis",
     "image.interpolation": "nearest",
 }
-matplotlib.rcParams.update(STYLE)
+matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
 def rasterise(fig: Figure, scale: float = RETINA) -> Image.Image:

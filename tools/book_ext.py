@@ -33,7 +33,7 @@ def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
 
 
 def without_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
-    """Jupyter Book always adds the scripts of Thebe, which come from a CDN and need Binder: leave them out."""
+    """Leaves out Thebe, which Jupyter Book always adds: it comes from a CDN and needs Binder."""
 
     def wanted(file) -> bool:
         attributes = getattr(file, "attributes", {})

@@ -7,6 +7,7 @@ says which chapters that are.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import datetime
 import json
@@ -114,7 +115,7 @@ def execute_stale(profile: str, jobs: int | None) -> dict[str, float]:
     print(f"Executing {', '.join(s[0].stem for s in stale)}: {jobs} at a time, {threads} thread(s) each.")
 
     seconds, failures = {}, []
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, at_once(pool):
         running = {pool.submit(execute, chapter, nb): (chapter, nb, k) for chapter, nb, k in stale}
         for future in as_completed(running):
             chapter, notebook, chapter_key = running[future]
@@ -131,12 +132,32 @@ def execute_stale(profile: str, jobs: int | None) -> dict[str, float]:
             )
             # Written after each chapter: an interrupted build goes on where it stopped.
             known[chapter.stem] = chapter_key
-            KEYS.write_text(json.dumps(known, indent=1))
+            write(KEYS, json.dumps(known, indent=1))
             write_times(LAST_TIMES, [time_row(chapter.stem, seconds[chapter.stem], threads, profile)])
             print(f"  {chapter.stem}: {duration(seconds[chapter.stem])}", flush=True)
     if failures:
         sys.exit("\nThe book was not built:\n\n" + "\n\n".join(failures))
     return seconds
+
+
+@contextlib.contextmanager
+def at_once(pool: ThreadPoolExecutor):
+    """An interruption ends the program now, not when the running chapters end; kernels follow it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. Chapters that were finished are kept; `make book` goes on from here.", flush=True
+        )
+        pool.shutdown(wait=False, cancel_futures=True)
+        os._exit(130)
+
+
+def write(path: Path, text: str) -> None:
+    """All of the file or, if interrupted, none of it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf8")
+    partial.replace(path)
 
 
 def time_row(chapter: str, seconds: float, threads: int, profile: str) -> dict[str, str]:
@@ -198,7 +219,7 @@ def build_pages() -> None:
     done = subprocess.run([*command, "-q"], cwd=ROOT)
     if done.returncode:
         sys.exit("\nThe book was not built: the warnings above are errors here.")
-    PAGES_KEY.write_text(state)
+    write(PAGES_KEY, state)
 
 
 def main() -> None:

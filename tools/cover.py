@@ -1,6 +1,6 @@
 """Draws the picture of the landing page: nine generated insulator strings, one of them broken.
 
-    python tools/cover.py      writes book/_static/cover.webp
+python tools/cover.py      writes book/_static/cover.webp
 """
 
 from __future__ import annotations

@@ -267,8 +267,8 @@ class Plain:
                 return title or f"exercise {self.exercises[target]}"
             if target not in labels():
                 self.fail(line, f"the label {target!r} does not exist")
-            path, heading = labels()[target]
-            return f"[{title or heading}]({'#' + target if path == self.chapter else self.address(path)})"
+            where, named = labels()[target]
+            return f"[{title or named}]({'#' + target if where == self.chapter else self.address(where)})"
         if name == "term":
             return f"*{title or text}*"
         if name.startswith("glue"):
