@@ -92,6 +92,7 @@ def plain(tmp_path):
         ("{cite:t}`hu2018` {cite}`hu2018,woo2018`", "Hu et al. (2018) (Hu et al., 2018; Woo et al., 2018)"),
         ("{term}`gates <gate>`", "*gates*"),
         ("```python\nx = '{note}'\n```", "```python\nx = '{note}'\n```"),
+        ("```{note}\nOne.\n\n```{tip} Two.\n```", "> **Note**\n>\n> One.\n>\n> > **Tip**\n> >\n> > Two.\n"),
         ("````{note}\n```{tip}\nIn.\n```\n````", "> **Note**\n>\n> > **Tip**\n> >\n> > In.\n"),
     ],
 )

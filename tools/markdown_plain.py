@@ -80,6 +80,7 @@ class Plain:
             label = re.search(r"^:label:\s*(\S+)", options, re.M)
             self.exercises[label[1] if label else f"unnamed {n}"] = n
         self._next_exercise = 0
+        self._depth = 0
 
     def fail(self, line: int, what: str):
         path = self.chapter
@@ -145,6 +146,8 @@ class Plain:
             stripped = lines[k].strip()
             if stripped and set(stripped) == {fence[0]} and len(stripped) >= len(fence):
                 return k
+        if self._depth:  # a fence may end with what it stands in
+            return len(lines)
         self.fail(line + i, f"{fence} is not closed in its cell")
         raise AssertionError
 
@@ -154,7 +157,11 @@ class Plain:
         raw = "\n".join(lines).strip()
 
         def body() -> str:
-            return self.convert(raw, line + 1 + skipped)
+            self._depth += 1
+            try:
+                return self.convert(raw, line + 1 + skipped)
+            finally:
+                self._depth -= 1
 
         if name in ADMONITIONS or name == "admonition":
             title = argument if name == "admonition" or not raw else name.capitalize()
