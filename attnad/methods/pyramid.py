@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ class PyramidDetector(Detector):
         epochs, batch_size, cache, seed, device: see `Detector`.
     """
 
-    default_levels: dict[str, tuple[str, ...]] = {}
+    default_levels: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init__(
         self, backbone: str, weights: str | None, levels: Iterable[str] | None,
@@ -66,7 +67,7 @@ class PyramidDetector(Detector):
         return F.interpolate(images, size, mode="bilinear", antialias=True)
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
-        """(B, 3, H, W) -> what the backbone's frozen part makes of them: its levels, if no gate is trained."""
+        """(B, 3, H, W) -> what the backbone's frozen part makes of it: its levels, if no gate is trained."""
         images = self.resized(images).contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
         parts = [self.extractor.frozen_part(chunk) for chunk in images.split(CHUNK)]
         return [torch.cat(tensors).contiguous() for tensors in zip(*parts, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,9 @@ class SimpleNet(PyramidDetector):
         cache, seed, device: see `Detector`. A cached picture takes ``dim`` floats for each position.
     """
 
-    default_levels = {"resnet18": ("layer2", "layer3"), "efficientnet_lite0": ("stride8", "stride16")}
+    default_levels: ClassVar = {
+        "resnet18": ("layer2", "layer3"), "efficientnet_lite0": ("stride8", "stride16"),
+    }  # fmt: skip
 
     def __init__(
         self,
