@@ -120,3 +120,14 @@ def test_what_is_not_known_stops_with_file_and_line(plain, myst, message):
 
 def test_labels_know_their_headings():
     assert labels()["ch-topic"] == (TEMPLATE, "0. The template of a chapter")
+
+
+def test_links_to_planned_chapters_are_mentions_and_misspelt_ones_are_errors(plain, monkeypatch, tmp_path):
+    (tmp_path / "04_there.md").touch()
+    monkeypatch.setattr(chapters, "BOOK", tmp_path)
+    assert chapters.planned("12_localization") == "chapter 12 (planned)"
+    assert [chapters.planned(p) for p in ("04_misspelt", "19_beyond", "glossary")] == [None] * 3
+    assert (
+        plain("See {doc}`12_localization` and {doc}`maps <12_localization>`.")
+        == "See chapter 12 (planned) and maps."
+    )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chapters import TIMES, time_line
+from chapters import TIMES, planned, time_line
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
@@ -32,6 +33,13 @@ def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
     return []  # no page needs to be read again
 
 
+def name_planned(app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.TextElement):
+    """A link to a chapter that is not written yet becomes a mention of it; a misspelt one stays a warning."""
+    if node.get("reftype") != "doc" or (text := planned(node["reftarget"])) is None:
+        return None
+    return nodes.inline("", node.astext() if node.get("refexplicit") else text)
+
+
 def without_thebe(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
     """Leaves out Thebe, which Jupyter Book always adds: it comes from a CDN and needs Binder."""
 
@@ -46,5 +54,6 @@ def setup(app: Sphinx) -> dict:
     # After Sphinx' own collector, which numbers through the whole book, and before pages are written.
     app.connect("env-get-updated", number_by_chapter, priority=900)
     app.add_directive("chapter-time", ChapterTime)
+    app.connect("missing-reference", name_planned)
     app.connect("html-page-context", without_thebe, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,12 +13,21 @@ BOOK = ROOT / "book"
 BUILD = ROOT / "_build"
 TIMES = ROOT / "data" / "results" / "chapter_times.csv"
 TIME_COLUMNS = ("chapter", "seconds", "threads", "machine", "cores", "profile", "python", "commit", "date")
+LAST = 18  # the number of chapters that the book will have
 WORDS_PER_MINUTE = 150  # slower than a novel: there are formulas and code
 
 
 def chapters() -> list[Path]:
     """The chapters' sources, book/NN_topic.md, in order."""
     return sorted(BOOK.glob("[0-9][0-9]_*.md"))
+
+
+def planned(page: str) -> str | None:
+    """What stands for a link to a chapter that is not written yet, such as `12_localization`; else None."""
+    match = re.match(r"(\d\d)_", page.rpartition("/")[2])
+    if match is None or not 1 <= int(match[1]) <= LAST or list(BOOK.glob(f"{match[1]}_*.md")):
+        return None
+    return f"chapter {int(match[1])} (planned)"
 
 
 def config() -> dict:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import yaml
-from chapters import BOOK, ROOT, chapters, colab_url, config, repository, time_line
+from chapters import BOOK, ROOT, chapters, colab_url, config, planned, repository, time_line
 
 OPEN_FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,}|:{3,})(?P<info>.*)$")
 DIRECTIVE = re.compile(r"^\s*\{(?P<name>[\w:.-]+)\}\s*(?P<argument>.*)$")
@@ -266,7 +266,10 @@ class Plain:
         if name == "doc":
             path = (self.chapter.parent / f"{target.removesuffix('.md')}.md").resolve()
             if not path.exists():
-                self.fail(line, f"the page {target!r} does not exist")
+                mention = planned(target)
+                if mention is None:
+                    self.fail(line, f"the page {target!r} does not exist")
+                return str(title or mention)
             heading = re.search(r"^# (.*)$", path.read_text(encoding="utf8"), re.M)
             return f"[{title or (heading[1] if heading else target)}]({self.address(path)})"
         if name in ("ref", "numref"):
