@@ -11,6 +11,8 @@ A `Backbone` is a row of named steps. Some steps are *levels*, whose output a de
                           AB3 behind conv 5 + ReLU (256)
     ``resnet18``          layer1 ... layer4: in every residual branch, layer1 (64) ... layer4 (512)
                           before the sum
+    ``wide_resnet50_2``   the same                                     layer1 (256) ... layer4 (2048)
+    ``efficientnet_b5``   stride32: behind the stage                   stride32 (304)
     ``efficientnet_lite0`` stride4 ... stride32: behind the stage      stride4 (24), stride8 (40),
                                                                        stride16 (112), stride32 (320)
     ===================== ============================================ ==========================
@@ -25,7 +27,7 @@ first trainable block, once, and `Backbone.trained_part` the rest, as often as n
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,7 +35,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from attnad.attention import Attention, make_attention
 
@@ -219,27 +221,43 @@ class AttentiveBasicBlock(BasicBlock):
         return self.relu(residual + identity)
 
 
+class AttentiveBottleneck(Bottleneck):
+    """The block of deeper ResNets with attention in the residual branch, before the sum."""
+
+    attention: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.relu(self.bn1(self.conv1(x)))
+        residual = self.relu(self.bn2(self.conv2(residual)))
+        residual = self.attention(self.bn3(self.conv3(residual)))
+        identity = x if self.downsample is None else self.downsample(x)
+        return self.relu(residual + identity)
+
+
 class ResNet18(Backbone):
     """torchvision's ResNet-18; `levels` default to layers 1 to 3, which the papers' methods read."""
 
     all_levels = all_points = ("layer1", "layer2", "layer3", "layer4")
+    network: Callable[..., nn.Module] = staticmethod(torchvision.models.resnet18)
+    attentive: type[nn.Module] = AttentiveBasicBlock
+    widths: ClassVar = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}
 
     def __init__(self, attention=None, points=None, levels=("layer1", "layer2", "layer3")):
         super().__init__(attention, points, levels)
-        network = torchvision.models.resnet18()
+        network: Any = self.network()
         self.conv1, self.bn1 = network.conv1, network.bn1
         self.relu, self.maxpool = network.relu, network.maxpool
         for name in self.reachable_points():  # what lies behind the last level is not kept
             layer = getattr(network, name)
             if name in self.points:
                 for block in layer:
-                    block.__class__ = AttentiveBasicBlock  # same layers, same names, another forward
-                    block.attention = make_attention(attention, block.bn2.num_features)
+                    block.__class__ = self.attentive  # same layers, same names, another forward
+                    block.attention = make_attention(attention, self.widths[name])
             setattr(self, name, layer)
 
     @property
     def channels(self):
-        return tuple(getattr(self, name)[-1].bn2.num_features for name in self.levels)
+        return tuple(self.widths[name] for name in self.levels)
 
     @property
     def attention(self):
@@ -248,9 +266,42 @@ class ResNet18(Backbone):
     def steps(self):
         steps = [("stem", nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool))]
         for name in self.reachable_points():
-            first, last = getattr(self, name)
-            steps += [(f"{name}.0", first), (name, last)]
+            *blocks, last = getattr(self, name)
+            steps += [(f"{name}.{i}", block) for i, block in enumerate(blocks)] + [(name, last)]
         return steps
+
+
+class WideResNet50(ResNet18):
+    """torchvision's WideResNet-50-2, which PatchCore and CFLOW-AD read."""
+
+    network = staticmethod(torchvision.models.wide_resnet50_2)
+    attentive = AttentiveBottleneck
+    widths: ClassVar = {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
+
+
+class EfficientNetB5(Backbone):
+    """torchvision's EfficientNet-B5 up to its 36th block (304 channels, stride 32), which CS-Flow reads.
+
+    It has squeeze-and-excitation of its own in every block, trained with it; the attention point lies behind.
+    """
+
+    all_levels = all_points = ("stride32",)
+    channels = (304,)
+
+    def __init__(self, attention=None, points=None, levels=None):
+        super().__init__(attention, points, levels)
+        self.features = torchvision.models.efficientnet_b5().features[:7]
+        self.gates = nn.ModuleDict({point: make_attention(attention, 304) for point in self.points})
+
+    @property
+    def attention(self):
+        return dict(self.gates)
+
+    def steps(self):
+        steps = [(f"features.{index}", layer) for index, layer in enumerate(self.features)]
+        if self.points:
+            return [*steps, ("stride32", self.gates["stride32"])]
+        return [*steps[:-1], ("stride32", self.features[-1])]
 
 
 class EfficientNetLite0(Backbone):
@@ -299,7 +350,9 @@ class EfficientNetLite0(Backbone):
 BACKBONES: dict[str, type[Backbone]] = {
     "alexnet": AlexNet,
     "resnet18": ResNet18,
+    "wide_resnet50_2": WideResNet50,
     "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_b5": EfficientNetB5,
 }
 
 
@@ -343,6 +396,8 @@ def _imagenet(name: str) -> dict[str, Tensor]:
     weights = {
         "alexnet": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
         "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+        "wide_resnet50_2": torchvision.models.Wide_ResNet50_2_Weights.IMAGENET1K_V1,
+        "efficientnet_b5": torchvision.models.EfficientNet_B5_Weights.IMAGENET1K_V1,
     }[name]
     cache = Path(torch.hub.get_dir()) / "checkpoints"
     try:

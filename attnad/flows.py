@@ -11,6 +11,7 @@ from __future__ import annotations
 import FrEIA.framework as ff
 import FrEIA.modules as fm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -61,7 +62,7 @@ def dense_flow(features: int, steps: int, hidden: int, clamp: float, seed: int =
 
 
 class AffineCoupling(fm.AllInOneBlock):
-    """FrEIA's coupling block: half of the channels scaled and shifted by what a subnet makes of the other half.
+    """FrEIA's coupling block: half of the channels, scaled and shifted by what a subnet makes of the rest.
 
         y1 = x1,   y2 = x2 * exp(c * tanh(0.1 s)) + 0.1 t   with (s, t) = subnet(x1, condition)
 
@@ -141,3 +142,117 @@ def conditional_flow(features: int, condition: int, steps: int, clamp: float) ->
             AffineCoupling, cond=0, cond_shape=(condition,), subnet_constructor=subnet, affine_clamping=clamp
         )
     return flow
+
+
+class CrossScaleSubnet(nn.Module):
+    """Where CS-Flow's couplings get scale and shift: convolutions over three scales that hear each other.
+
+    One hidden layer; a scale's output is its own convolution plus those of its neighbours' hidden layers,
+    the finer one by a strided convolution, the coarser one upsampled. Each output is multiplied by a
+    trained number that starts at 0, so that a fresh flow only permutes.
+
+    Args:
+        width_in, width_out, hidden: channels.
+        kernel: odd.
+    """
+
+    def __init__(self, width_in: int, width_out: int, hidden: int, kernel: int):
+        super().__init__()
+
+        def convolutions(count: int, width_in: int, width_out: int, stride: int = 1) -> nn.ModuleList:
+            return nn.ModuleList(
+                nn.Conv2d(width_in, width_out, kernel, stride, kernel // 2) for _ in range(count)
+            )
+
+        self.hidden = convolutions(3, width_in, hidden)
+        self.own = convolutions(3, hidden, width_out)
+        self.up = convolutions(2, hidden, width_out)  # from scale i + 1 to i
+        self.down = convolutions(2, hidden, width_out, stride=2)  # from scale i to i + 1
+        self.gamma = nn.Parameter(torch.zeros(3))
+
+    def forward(self, scales: list[Tensor]) -> list[Tensor]:
+        """Three (B, C, H, W), each half the size of the one before -> three (B, C', H, W)."""
+        h = [F.leaky_relu(conv(x), 0.1) for conv, x in zip(self.hidden, scales, strict=True)]
+        out = [conv(x) for conv, x in zip(self.own, h, strict=True)]
+        for i in (0, 1):
+            out[i] = out[i] + self.up[i](F.interpolate(h[i + 1], out[i].shape[-2:], mode="bilinear"))
+            out[i + 1] = out[i + 1] + self.down[i](h[i])
+        return [gamma * x for gamma, x in zip(self.gamma, out, strict=True)]
+
+
+class CrossScaleCoupling(fm.InvertibleModule):
+    """CS-Flow's coupling: both halves of the channels of three scales at once, after a fixed permutation.
+
+        y1 = x1 * exp(s2) + t2   with (s2, t2) from x2,   y2 = x2 * exp(s1) + t1   with (s1, t1) from y1
+
+    and log-scales within (-c, c).
+
+    Args:
+        dims_in: shapes (C, H, W) of the three scales.
+        hidden, kernel: of `CrossScaleSubnet`.
+        clamp: c.
+        seed: of the permutations.
+    """
+
+    def __init__(self, dims_in, hidden: int, kernel: int, clamp: float, seed: int):
+        super().__init__(dims_in)
+        channels = dims_in[0][0]
+        self.split, self.clamp = [channels // 2, channels - channels // 2], clamp
+        first, second = self.split
+        self.from_second = CrossScaleSubnet(second, 2 * first, hidden, kernel)
+        self.from_first = CrossScaleSubnet(first, 2 * second, hidden, kernel)
+        generator = torch.Generator().manual_seed(seed)
+        orders = [torch.randperm(channels, generator=generator) for _ in dims_in]
+        self.register_buffer("orders", torch.stack(orders))
+
+    def _affine(self, x: list[Tensor], subnet: nn.Module, passive: list[Tensor], rev: bool):
+        y, log_det = [], torch.zeros(len(x[0]), device=x[0].device)
+        for part, a in zip(x, subnet(passive), strict=True):
+            s, t = a.chunk(2, dim=1)
+            s = self.clamp * 0.636 * torch.atan(s / self.clamp)
+            y.append((part - t) * torch.exp(-s) if rev else part * torch.exp(s) + t)
+            log_det = log_det + s.sum(dim=(1, 2, 3))
+        return y, log_det
+
+    def forward(self, x, c=(), rev=False, jac=True):
+        if not rev:
+            x = [scale[:, order] for scale, order in zip(x, self.orders, strict=True)]
+        x1, x2 = zip(*(scale.split(self.split, dim=1) for scale in x), strict=True)
+        if rev:
+            x2, j2 = self._affine(x2, self.from_first, x1, rev)
+            x1, j1 = self._affine(x1, self.from_second, x2, rev)
+        else:
+            x1, j1 = self._affine(x1, self.from_second, x2, rev)
+            x2, j2 = self._affine(x2, self.from_first, x1, rev)
+        y = [torch.cat(halves, dim=1) for halves in zip(x1, x2, strict=True)]
+        if rev:
+            y = [scale[:, order.argsort()] for scale, order in zip(y, self.orders, strict=True)]
+        return tuple(y), -(j1 + j2) if rev else j1 + j2
+
+    def output_dims(self, input_dims):
+        return input_dims
+
+
+def cross_scale_flow(
+    shapes: list[tuple[int, int, int]], steps: int, hidden: int, clamp: float, seed: int = 0
+) -> ff.GraphINN:
+    """CS-Flow's flow over three scales.
+
+    Args:
+        shapes: (C, H, W) of each; the same C, each half the size of the one before (odd sizes rounded up).
+        steps: number of couplings; the last has 5x5 kernels, the others 3x3.
+        hidden: width of the subnets' hidden layer.
+        clamp: c; the log-scale of a coupling stays within (-c, c).
+        seed: of the permutations.
+
+    Returns:
+        ``flow([x0, x1, x2]) -> ((z0, z1, z2), log_det)``, and its inverse by ``rev=True``.
+    """
+    inputs = [ff.InputNode(*shape) for shape in shapes]
+    nodes, last = [*inputs], [node.out0 for node in inputs]
+    for step in range(steps):
+        kernel = 5 if step == steps - 1 else 3
+        arguments = {"hidden": hidden, "kernel": kernel, "clamp": clamp, "seed": seed + step}
+        nodes.append(ff.Node(last, CrossScaleCoupling, arguments))
+        last = [nodes[-1].out0, nodes[-1].out1, nodes[-1].out2]
+    return ff.GraphINN([*nodes, *(ff.OutputNode(out) for out in last)])

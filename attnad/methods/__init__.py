@@ -2,12 +2,16 @@
 
 from attnad.methods.base import Detector, Frozen, Prediction
 from attnad.methods.baselines import Mahalanobis, NearestNeighbor
+from attnad.methods.cflow import CFlow
+from attnad.methods.csflow import CSFlow
 from attnad.methods.differnet import AttentDifferNet, CollapseWarning, DifferNet
 from attnad.methods.efficientad import EfficientAD
+from attnad.methods.fastflow import FastFlow
+from attnad.methods.patchcore import PatchCore
 from attnad.methods.rdpp import RDPP
 from attnad.methods.simplenet import SimpleNet
 
 __all__ = [
-    "AttentDifferNet", "CollapseWarning", "Detector", "DifferNet", "EfficientAD", "Frozen",
-    "Mahalanobis", "NearestNeighbor", "Prediction", "RDPP", "SimpleNet",
+    "RDPP", "AttentDifferNet", "CFlow", "CSFlow", "CollapseWarning", "Detector", "DifferNet", "EfficientAD",
+    "FastFlow", "Frozen", "Mahalanobis", "NearestNeighbor", "PatchCore", "Prediction", "SimpleNet",
 ]  # fmt: skip

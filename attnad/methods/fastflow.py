@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +36,8 @@ class FastFlow(PyramidDetector):
     common factor of the whole level, not for single channels and places.
 
     Args:
-        backbone, weights, levels: ResNet-18, layers 1 to 3. Without a network use
-            ``"efficientnet_lite0"`` with ``("stride4", "stride8", "stride16")``.
-        attention, attention_points, train_attention: see `PyramidDetector`.
+        backbone, weights, attention, attention_points, train_attention: see `PyramidDetector`.
+        levels: layers 1 to 3 of a ResNet, strides 4, 8 and 16 of EfficientNet-Lite0.
         image_size: 256 px.
         steps, hidden_ratio, only_3x3, clamp: 8 couplings with 3x3 kernels, hidden layers as wide as their
             input, clamp 2.
@@ -47,14 +47,19 @@ class FastFlow(PyramidDetector):
         cache, seed, device: see `Detector`.
     """
 
+    default_levels: ClassVar = {
+        "resnet18": ("layer1", "layer2", "layer3"), "wide_resnet50_2": ("layer1", "layer2", "layer3"),
+        "efficientnet_lite0": ("stride4", "stride8", "stride16"),
+    }  # fmt: skip
+
     def __init__(
         self,
         backbone: str = "resnet18",
         weights: str | None = "imagenet",
-        levels: Iterable[str] = ("layer1", "layer2", "layer3"),
         attention: Attention | None = None,
         attention_points: Iterable[str] | None = None,
         train_attention: bool = False,
+        levels: Iterable[str] | None = None,
         image_size: int = 256,
         steps: int = 8,
         hidden_ratio: float = 1.0,
@@ -74,12 +79,16 @@ class FastFlow(PyramidDetector):
         )  # fmt: skip
         self.steps, self.hidden_ratio, self.only_3x3, self.clamp = steps, hidden_ratio, only_3x3, clamp
         self.lr, self.weight_decay = lr, weight_decay
-        shapes = self.shapes()
+        shapes = self.shapes(image_size)
         with seeded(seed):
             self.norms = nn.ModuleList(nn.LayerNorm(shape) for shape in shapes)
             self.flows = nn.ModuleList(
                 conv_flow(shape, steps, clamp, hidden_ratio, only_3x3) for shape in shapes
             )
+
+    @property
+    def gates(self) -> str | None:
+        return "likelihood" if super().gates == "joint" else super().gates
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.trainable(), lr=self.lr, weight_decay=self.weight_decay, fused=True)

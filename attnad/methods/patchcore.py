@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,9 +33,8 @@ class PatchCore(PyramidDetector):
     a picture; the bank is ``4 * D * coreset`` bytes a patch: 0.3 MB a picture at 10 %.
 
     Args:
-        backbone, weights, levels: WideResNet-50, layers 2 and 3. Without a network use
-            ``"efficientnet_lite0"`` with ``("stride8", "stride16")``.
-        attention, attention_points: see `PyramidDetector`.
+        backbone, weights, attention, attention_points: see `PyramidDetector`. The paper has WideResNet-50.
+        levels: layers 2 and 3 of a ResNet, strides 8 and 16 of EfficientNet-Lite0.
         image_size: 224 px. The authors resize to 256 and keep the middle; here nothing is cut off, because
             a defect may lie at the border.
         patch: a position's features are averaged over ``patch x patch`` neighbours, 3 in the paper.
@@ -43,7 +43,7 @@ class PatchCore(PyramidDetector):
             where there are few; here only what is too long is pooled, after the neighbourhood average that
             the paper writes down. None: as they come.
         coreset: the share of patches that is kept, 0.1.
-        projection: the coreset is chosen on so many random projections, 128; None for the features themselves.
+        projection: the coreset is chosen on so many random projections, 128; None for the features as such.
         starting_points: the first centre is the patch farthest on average from so many random ones, 10.
         neighbors: b of the paper's reweighting: a score is lowered where its nearest patch m* itself lies
             in a sparse region, judged by b neighbours of m*. The paper's text has it (b = 9 is usual), the
@@ -52,13 +52,18 @@ class PatchCore(PyramidDetector):
         batch_size, seed, device: see `Detector`.
     """
 
+    default_levels: ClassVar = {
+        "wide_resnet50_2": ("layer2", "layer3"), "resnet18": ("layer2", "layer3"),
+        "efficientnet_lite0": ("stride8", "stride16"),
+    }  # fmt: skip
+
     def __init__(
         self,
         backbone: str = "wide_resnet50_2",
         weights: str | None = "imagenet",
-        levels: Iterable[str] = ("layer2", "layer3"),
         attention: Attention | None = None,
         attention_points: Iterable[str] | None = None,
+        levels: Iterable[str] | None = None,
         image_size: int = 224,
         patch: int = 3,
         dimensions: int | None = 1024,
@@ -97,15 +102,16 @@ class PatchCore(PyramidDetector):
     def begin(self, state: Frozen | None) -> None:
         assert state is not None  # cache is always on
         generator = torch.Generator().manual_seed(self.seed)
-        width = self.bank.shape[1]
-        project = None if self.projection is None else torch.randn(width, self.projection, generator=generator)
+        project = None
+        if self.projection is not None:
+            project = torch.randn(self.bank.shape[1], self.projection, generator=generator).to(self.device)
 
         def parts():
             for chosen in torch.arange(len(state)).split(self.batch_size):
                 yield self.patches([t[chosen].to(self.device) for t in state.tensors]).flatten(0, 2)
 
         with torch.no_grad():
-            points = torch.cat([part if project is None else part @ project.to(part) for part in parts()])
+            points = torch.cat([part if project is None else part @ project for part in parts()])
             count = max(1, round(self.coreset * len(points)))
             centers = k_center(points, count, self.starting_points, generator).to(self.device)
             kept, start = [], 0
@@ -124,7 +130,8 @@ class PatchCore(PyramidDetector):
         maps = distance.unflatten(0, patches.shape[:3])  # (B, h, w)
         scores = peak(maps)
         if self.neighbors > 1:
-            top = maps.flatten(1).argmax(dim=1) + torch.arange(len(maps), device=maps.device) * maps[0].numel()
+            top = maps.flatten(1).argmax(dim=1)
+            top += torch.arange(len(maps), device=top.device) * maps[0].numel()
             scores = scores * self._weight(flat[top], self.bank[nearest[top]])
         return scores, smooth(upsample(maps, (self.image_size,) * 2), self.sigma)
 
@@ -137,7 +144,7 @@ class PatchCore(PyramidDetector):
 
 
 def nearest_neighbor(points: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance from each of the points (N, D) to its nearest in the bank (M, D), and that one's index: (N,) each.
+    """Distance from each of the points (N, D) to the nearest in the bank (M, D), and its index: (N,) each.
 
     Which one is nearest is decided by one matrix product, ``||b||^2 - 2 p.b``; how far it is, by the
     difference itself, so that a point of the bank is at distance zero exactly.
@@ -197,7 +204,7 @@ def k_center(points: Tensor, count: int, starting_points: int, generator: torch.
 
 
 def _nearest_squared(points: Tensor, squares: Tensor, rows: Tensor) -> Tensor:
-    """Squared distance of each of the points (N, D), with norms `squares`, to the nearest of points[rows]: (N,)."""
+    """(N,) squared distance of each of the points (N, D) to the nearest of points[rows]; `squares`: norms."""
     centers = points[rows].T.contiguous()
     parts = points.split(ROWS)
     return squares + torch.cat([torch.addmm(squares[rows], p, centers, alpha=-2).amin(dim=1) for p in parts])

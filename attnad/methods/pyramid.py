@@ -59,6 +59,11 @@ class PyramidDetector(Detector):
         """Whether there is anything in the backbone that training changes."""
         return self.extractor.split() < len(self.extractor.steps())
 
+    @torch.no_grad()
+    def shapes(self, size: int) -> list[tuple[int, ...]]:
+        """(C, h, w) of each level for pictures of `size` pixels."""
+        return [tuple(level.shape[1:]) for level in self.extractor(torch.zeros(1, 3, size, size))]
+
     def resized(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 3, image_size, image_size)."""
         size = (self.image_size, self.image_size)
@@ -70,7 +75,7 @@ class PyramidDetector(Detector):
         """(B, 3, H, W) -> what the backbone's frozen part makes of it: its levels, if no gate is trained."""
         images = self.resized(images).contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
         parts = [self.extractor.frozen_part(chunk) for chunk in images.split(CHUNK)]
-        return [torch.cat(tensors).contiguous() for tensors in zip(*parts, strict=True)]
+        return parts[0] if len(parts) == 1 else [torch.cat(level) for level in zip(*parts, strict=True)]
 
     def features(self, state: list[Tensor]) -> list[Tensor]:
         """What `frozen` returned -> one feature map (B, C, h, w) for each level."""
