@@ -35,7 +35,7 @@ class PDN(nn.Sequential):
     """Patch description network: four (S) or six (M) convolutions that describe each 33 x 33 px patch.
 
     Nothing is padded, so that no description knows anything but its patch: (B, 3, H, W) in [0, 1] becomes
-    (B, channels, H/4 - 8, W/4 - 8), cell (i, j) centred at pixel (4i + 18, 4j + 18) or nearly so.
+    (B, channels, H/4 - 8, W/4 - 8), and cell (i, j) sees the pixels from (4i, 4j) to (4i + 32, 4j + 32).
 
     Args:
         size: ``"S"`` or ``"M"``.
@@ -125,7 +125,7 @@ def load_teacher(teacher: PDN | str | Path | None, size: str) -> PDN:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{name}: not a teacher of size {size!r} and {CHANNELS} channels: {error}") from error
+        raise ValueError(f"{name}: no teacher of size {size!r} with {CHANNELS} channels: {error}") from error
     return network
 
 

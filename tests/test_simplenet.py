@@ -1,0 +1,129 @@
+"""SimpleNet: its published sizes, its loss by hand, who learns from it, files."""
+
+import numpy as np
+import pytest
+import torch
+
+from attnad.methods import SimpleNet
+from attnad.methods.simplenet import Optimizers, patch_embedding, truncated_l1
+
+SMALL = {
+    "backbone": "efficientnet_lite0", "weights": None, "image_size": 64, "dim": 24, "hidden": 16,
+    "batch_size": 4, "epochs": 2, "cache": True, "device": "cpu",
+}  # fmt: skip
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).random((8, 3, 64, 64), dtype=np.float32)
+
+
+def test_published_sizes():
+    plain = SimpleNet(weights=None, device="cpu")
+    assert count(plain.discriminator) == 1_576_960  # the paper's 1.58 M
+    assert count(plain.adaptor) == 2_360_832  # which that figure leaves out
+    gated = SimpleNet(weights=None, attention="se", device="cpu")
+    assert count(gated.extractor) - count(plain.extractor) == 21_504
+
+
+def test_truncated_l1_by_hand():
+    real, fake = torch.tensor([0.7, 0.2, -1.0]), torch.tensor([-0.6, 0.1])
+    expected = (0 + 0.3 + 1.5) / 3 + (0 + 0.6) / 2
+    assert truncated_l1(real, fake, 0.5).item() == pytest.approx(expected)
+
+
+def test_patch_embedding_by_hand():
+    fine = torch.arange(16.0).view(1, 1, 4, 4)
+    described = patch_embedding([fine], patch=3, dim=9)
+    assert described.shape == (1, 4, 4, 9)
+    assert described[0, 1, 1].tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]  # the neighbourhood, row by row
+    coarse = torch.full((1, 1, 2, 2), 7.0)
+    both = patch_embedding([fine, coarse], patch=1, dim=2)
+    # Each level alone fills both numbers, and the pooling of four numbers to two keeps the levels apart.
+    assert both[0, :, :, 0].tolist() == fine[0, 0].tolist() and (both[..., 1] == 7).all()
+
+
+def test_patch_embedding_is_what_the_authors_compute():
+    """They enlarge the unfolded patches first and pool later: linear along different axes, so the same."""
+    generator = torch.Generator().manual_seed(0)
+    fine, coarse = torch.randn(2, 5, 6, 6, generator=generator), torch.randn(2, 7, 3, 3, generator=generator)
+    pooled = []
+    for x in (fine, coarse):
+        patches = torch.nn.functional.unfold(x, 3, padding=1).unflatten(2, x.shape[-2:])  # (B, 9C, h, w)
+        patches = torch.nn.functional.interpolate(patches, (6, 6), mode="bilinear")
+        flat = patches.permute(0, 2, 3, 1).reshape(72, 1, -1)
+        pooled.append(torch.nn.functional.adaptive_avg_pool1d(flat, 20)[:, 0])
+    stacked = torch.stack(pooled, dim=1).reshape(72, 1, -1)
+    expected = torch.nn.functional.adaptive_avg_pool1d(stacked, 20).view(2, 6, 6, 20)
+    torch.testing.assert_close(patch_embedding([fine, coarse], 3, 20), expected)
+
+
+@pytest.mark.parametrize("attention", [None, "se", "cbam", "eca", "shuffle"])
+@pytest.mark.parametrize("trained", [False, True])
+def test_who_receives_a_gradient(pictures, attention, trained):
+    detector = SimpleNet(**SMALL, attention=attention, train_attention=trained)
+    generator = torch.Generator().manual_seed(0)
+    state = detector.frozen(torch.from_numpy(pictures[:4]), True, generator)
+    detector.train().loss(state, generator).backward()
+    reached = {name for name, p in detector.named_parameters() if p.grad is not None and p.grad.any()}
+    gates = {id(p) for p in detector.extractor.attention_parameters()}
+    for name, p in detector.named_parameters():
+        if name.startswith(("adaptor", "discriminator.0", "discriminator.3")):
+            assert name in reached
+        elif name.startswith("extractor"):
+            assert (p.grad is not None) == (trained and id(p) in gates), name
+    assert detector.gates == (None if attention is None else "joint" if trained else "untrained")
+    stepped = {id(p) for group in detector.make_optimizer().param_groups for p in group["params"]}
+    assert stepped == {id(p) for p in detector.trainable()}
+
+
+def test_finds_a_square_where_it_is(pictures):
+    rng = np.random.default_rng(1)
+    train = (0.5 + 0.02 * rng.standard_normal((24, 3, 64, 64))).astype(np.float32)
+    test = train[:4].copy()
+    test[2:, :, 8:24, 40:56] = 1.0
+    arguments = SMALL | {"weights": "imagenet", "epochs": 8, "sigma": 2.0}
+    prediction = SimpleNet(**arguments).fit(train).predict(test)
+    assert prediction.maps.shape == (4, 64, 64)
+    assert prediction.scores[2:].min() > prediction.scores[:2].max()
+    row, column = np.unravel_index(prediction.maps[2].argmax(), (64, 64))
+    assert row < 32 and column > 32
+
+
+def test_saved_and_loaded(pictures, tmp_path):
+    detector = SimpleNet(**SMALL, attention="cbam", seed=3).fit(pictures)
+    detector.save(tmp_path / "d")
+    again = SimpleNet.load(tmp_path / "d", device="cpu")
+    np.testing.assert_array_equal(again.predict(pictures).maps, detector.predict(pictures).maps)
+
+
+def test_interrupted_and_resumed(pictures, tmp_path):
+    whole = SimpleNet(**SMALL | {"epochs": 3}).fit(pictures)
+    SimpleNet(**SMALL | {"epochs": 1}).fit(pictures, checkpoint=tmp_path / "c.safetensors")
+    resumed = SimpleNet(**SMALL | {"epochs": 3}).fit(pictures, checkpoint=tmp_path / "c.safetensors")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_two_optimizers_step_like_themselves():
+    def pair():
+        a, b = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
+        return a, b, torch.optim.AdamW([a], lr=0.1), torch.optim.Adam([b], lr=0.2, weight_decay=0.5)
+
+    a, b, first, second = pair()
+    both = Optimizers(first, second)
+    c, d, *alone = pair()
+    for _ in range(3):
+        both.zero_grad()
+        (a.square().sum() + b.square().sum()).backward()
+        both.step()
+        for optimizer in alone:
+            optimizer.zero_grad()
+        (c.square().sum() + d.square().sum()).backward()
+        for optimizer in alone:
+            optimizer.step()
+    assert torch.equal(a, c) and torch.equal(b, d)
