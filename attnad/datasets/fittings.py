@@ -272,8 +272,8 @@ def _twigs(canvas: Canvas, fault, frame: Frame, amount: float, share: float) -> 
     overlay = Image.new("L", (2 * size, 2 * size))
     draw = ImageDraw.Draw(overlay)
     middle = frame((0, -0.05))
-    reach = 0.42 * frame.scale * np.sqrt(amount)
-    for _ in range(int(70 * share * amount)):
+    reach = 0.3 * frame.scale * np.sqrt(amount)
+    for _ in range(int(120 * share * amount)):
         start = middle + fault.normal(0, 0.5, 2) * reach
         angle, bend, length = (
             fault.uniform(0, 2 * np.pi),
@@ -286,7 +286,7 @@ def _twigs(canvas: Canvas, fault, frame: Frame, amount: float, share: float) -> 
         draw.line(
             [tuple(p) for p in line.tolist()],
             fill=int(fault.uniform(150, 255)),
-            width=max(2, round(size / 110)),
+            width=max(2, round(size / fault.uniform(55, 120))),
         )
     cover = overlay.reduce(2)
     alpha = np.asarray(cover, dtype=np.float32) / 255

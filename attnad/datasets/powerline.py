@@ -149,8 +149,8 @@ def _read(category: str, split: str, index: int, seed: int, defect: str, look: L
     canvas = Canvas(landscape(behind, size, clutter), light, noise(sun, size, 0.8, 16, 128))
     ASSETS[category][0](canvas, view, fault, defect, look)
     mask = canvas.defect > 0.5
-    if defect in ("corrosion", "bird_nest"):  # who marks these by hand draws around them, not around each speck
-        reach = 2 * max(1, round(size * (0.045 if defect == "bird_nest" else 0.012))) + 1
+    if defect in ("corrosion", "bird_nest"):  # whoever marks these draws around them, not around each speck
+        reach = 2 * max(1, round(size * 0.012)) + 1
         marked = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(reach))
         mask = np.asarray(marked.filter(ImageFilter.MinFilter(reach))) > 0
     return camera(lens, canvas.rgb, look.light), mask[None], (canvas.object > 0.5)[None]

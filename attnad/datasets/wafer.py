@@ -227,7 +227,7 @@ def _break_out(scene, mask, category, lines, rng, amount):
         x, y = (0.445 if rng.random() < 0.5 else 0.555), along
     else:
         side = rng.integers(4)
-        x, y = ((0.03, along), (0.97, along), (along, 0.03), (along, 0.97))[side]
+        x, y = ((0.06, along), (0.94, along), (along, 0.06), (along, 0.94))[side]
     corners = _blob(rng, x * s, y * s, radius * s, 16)
     ImageDraw.Draw(scene).polygon(corners, fill=(58, 54, 60))
     inner = [(x * s + 0.7 * (a - x * s), y * s + 0.7 * (b - y * s)) for a, b in corners]
