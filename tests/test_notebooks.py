@@ -123,7 +123,8 @@ def test_labels_know_their_headings():
 
 
 def test_links_to_planned_chapters_are_mentions_and_misspelt_ones_are_errors(plain, monkeypatch, tmp_path):
-    (tmp_path / "04_there.md").touch()
+    for name in ("04_there.md", "_template.md"):
+        (tmp_path / name).touch()
     monkeypatch.setattr(chapters, "BOOK", tmp_path)
     assert chapters.planned("12_localization") == "chapter 12 (planned)"
     assert [chapters.planned(p) for p in ("04_misspelt", "19_beyond", "glossary")] == [None] * 3
