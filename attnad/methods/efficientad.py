@@ -78,8 +78,8 @@ class EfficientAD(Detector):
         self.penalty = None if penalty is None else torch.as_tensor(penalty)
         self.held_out, self.quantiles, self.steps = held_out, tuple(quantiles), steps
         self.lr, self.weight_decay = lr, weight_decay
-        self.teacher = load_teacher(teacher, size).requires_grad_(False)
         with seeded(seed):
+            self.teacher = load_teacher(teacher, size).requires_grad_(False)
             self.student = PDN(size, 2 * CHANNELS, attention)
             self.autoencoder = Autoencoder(image_size)
         self.register_buffer("mean", torch.zeros(1, CHANNELS, 1, 1))
