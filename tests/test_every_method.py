@@ -1,0 +1,83 @@
+"""One test over every detector: it trains, sees an obvious defect, repeats itself, and survives a file.
+
+A new method needs one line in `ARGUMENTS`: what makes it small, and sure enough of itself to see a bright
+square after two epochs. Weights are random: the pictures are simple, and nothing is downloaded.
+"""
+
+import numpy as np
+import pytest
+import torch
+from tiny import pictures
+
+from attnad import methods
+from attnad.methods import Detector
+from attnad.pdn import PDN
+
+POOLED = {
+    "backbone": "efficientnet_lite0", "weights": None, "image_size": 64, "scales": 1, "rotations": "none",
+}  # fmt: skip
+RESNET = {"backbone": "resnet18", "weights": None, "image_size": 64}
+FLOW = {"steps": 2, "hidden": 16, "train_views": 1, "normalize": "standardize", "cache": True}
+
+
+def teacher():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return PDN("S")
+
+
+ARGUMENTS = {
+    "DifferNet": lambda: POOLED | FLOW | {"epochs": 2},
+    "AttentDifferNet": lambda: POOLED | FLOW | {"epochs": 2, "attention": "cbam"},
+    "Mahalanobis": lambda: POOLED,
+    "NearestNeighbor": lambda: POOLED,
+    "PatchCore": lambda: RESNET | {"dimensions": 64, "projection": 16, "coreset": 0.2},
+    "FastFlow": lambda: RESNET | {"steps": 2, "epochs": 2},
+    "CFlow": lambda: RESNET | {"steps": 2, "epochs": 2, "condition": 16},
+    "CSFlow": lambda: RESNET | {"steps": 2, "epochs": 2, "hidden": 16, "levels": ["layer2"]},
+    "SimpleNet": lambda: RESNET | {"epochs": 2, "dim": 64, "hidden": 32},
+    "RDPP": lambda: RESNET | {"epochs": 2},
+    "EfficientAD": lambda: {"teacher": teacher(), "image_size": 64, "steps": 20},
+}
+NO_MAPS = {"DifferNet", "AttentDifferNet", "Mahalanobis", "NearestNeighbor"}
+NAMES = sorted(
+    name for name, kind in vars(methods).items()
+    if name == "AttentDifferNet"
+    or (isinstance(kind, type) and issubclass(kind, Detector) and kind is not Detector)
+)  # fmt: skip
+
+TRAIN, TEST = pictures(10, size=72), pictures(6, size=72, seed=1, defects=(3, 4, 5))
+
+
+def made(name: str, seed: int = 0) -> Detector:
+    return getattr(methods, name)(**ARGUMENTS[name](), seed=seed, device="cpu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_method(name, tmp_path):
+    assert name in ARGUMENTS, f"add a line for {name} to ARGUMENTS"
+    random_numbers = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    detector = made(name).fit(TRAIN)
+    prediction = detector.predict(TEST)
+
+    assert prediction.scores.shape == (6,)
+    assert np.isfinite(prediction.scores).all()
+    assert prediction.scores[3:].mean() > prediction.scores[:3].max()
+    if name in NO_MAPS:
+        assert prediction.maps is None
+    else:
+        assert prediction.maps.shape == (6, 72, 72)
+        assert prediction.maps.dtype == np.float32
+        assert np.isfinite(prediction.maps).all()
+        features = detector.predict(detector.precompute(TEST))
+        np.testing.assert_allclose(features.maps, prediction.maps, rtol=1e-4, atol=1e-6)
+
+    loaded = type(detector).load(detector.save(tmp_path / name), device="cpu").predict(TEST)
+    np.testing.assert_array_equal(loaded.scores, prediction.scores)
+    if prediction.maps is not None:
+        np.testing.assert_array_equal(loaded.maps, prediction.maps)
+
+    np.testing.assert_array_equal(made(name).fit(TRAIN).predict(TEST).scores, prediction.scores)
+    assert not np.array_equal(made(name, seed=1).fit(TRAIN).predict(TEST).scores, prediction.scores)
+    assert torch.equal(torch.get_rng_state(), random_numbers[0])
+    assert np.array_equal(np.random.get_state()[1], random_numbers[1])  # noqa: NPY002
