@@ -37,7 +37,7 @@ ARGUMENTS = {
     "CSFlow": lambda: RESNET | {"steps": 2, "epochs": 2, "hidden": 16, "levels": ["layer2"]},
     "SimpleNet": lambda: RESNET | {"epochs": 2, "dim": 64, "hidden": 32},
     "RDPP": lambda: RESNET | {"epochs": 2},
-    "EfficientAD": lambda: {"teacher": teacher(), "image_size": 64, "steps": 20},
+    "EfficientAD": lambda: {"teacher": teacher(), "image_size": 64, "steps": 9},
 }
 NO_MAPS = {"DifferNet", "AttentDifferNet", "Mahalanobis", "NearestNeighbor"}
 NAMES = sorted(
