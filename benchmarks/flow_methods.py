@@ -1,6 +1,6 @@
 """FastFlow, CFLOW-AD, CS-Flow and PatchCore with and without attention, on real pictures, sizes of a laptop.
 
-``python benchmarks/flow_methods.py [--tiles FOLDER] [--seeds 2]`` appends one row for each run to 
+``python benchmarks/flow_methods.py [--tiles FOLDER] [--seeds 2]`` appends one row for each run to
 ``data/results/flow_methods.csv``; runs that are there already are left out.
 """
 
@@ -11,7 +11,6 @@ import csv
 import time
 
 import numpy as np
-import torch
 
 from attnad import datasets, metrics
 from attnad.methods import CFlow, CSFlow, FastFlow, PatchCore
@@ -38,7 +37,7 @@ def pictures(part) -> np.ndarray:
 
 
 def sets(tiles: str | None, count: int, tests: int):
-    """(train, test) of each data set: at most `count` pictures to train on, `tests` of each kind to test on."""
+    """(train, test) of each data set: `count` pictures to train on, `tests` of each kind to test on."""
     options = ([("magnetic_tile", None, tiles)] if tiles else []) + [("elpv", "mono", None)]
     for name, category, root in options:
         arguments = {"category": category, "size": SIZE, "root": root}
@@ -85,10 +84,10 @@ def main() -> None:
                         "weights": detector.weights, "dataset": test.name, "category": test.category,
                         "seed": seed, "protocol": "last", "epochs": detector.epochs, "image_size": SIZE,
                         "train": len(train), "test_normal": int((test.labels == 0).sum()),
-                        "test_anomalous": int(test.labels.sum()), "seconds": round(seconds, 1), **provenance(),
+                        "test_anomalous": int(test.labels.sum()), "seconds": round(seconds, 1),
                     }  # fmt: skip
                     figures = {k: round(figures[k], 4) for k in ("image_auroc", "pixel_auroc", "aupro")}
-                    row |= figures
+                    row |= figures | provenance()
                     file.parent.mkdir(exist_ok=True)
                     new = not file.exists()
                     with file.open("a", newline="") as out:
@@ -100,5 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()
