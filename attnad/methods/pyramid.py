@@ -47,6 +47,7 @@ class PyramidDetector(Detector):
                 levels=self.levels or self.default_levels.get(backbone),
             )  # fmt: skip
         self.extractor.freeze(train_attention)
+        self.extractor.to(memory_format=torch.channels_last)  # as the pictures in `frozen`: faster on a CPU
 
     @property
     def gates(self) -> str | None:
@@ -73,7 +74,7 @@ class PyramidDetector(Detector):
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """(B, 3, H, W) -> what the backbone's frozen part makes of it: its levels, if no gate is trained."""
-        images = self.resized(images).contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
+        images = self.resized(images).contiguous(memory_format=torch.channels_last)
         parts = [self.extractor.frozen_part(chunk) for chunk in images.split(CHUNK)]
         return parts[0] if len(parts) == 1 else [torch.cat(level) for level in zip(*parts, strict=True)]
 
