@@ -19,10 +19,10 @@ from attnad.results import DATA, provenance
 SIZE = 128
 SMALL = {"backbone": "efficientnet_lite0", "image_size": SIZE, "device": "cpu"}
 METHODS = {
-    "PatchCore": lambda **k: PatchCore(**SMALL, coreset=0.02, **k),
-    "FastFlow": lambda **k: FastFlow(**SMALL, levels=("stride8", "stride16"), cache=True, epochs=15, **k),
-    "CFLOW-AD": lambda **k: CFlow(**SMALL, fiber=1024, cache=True, epochs=8, lr=1e-3, **k),
-    "CS-Flow": lambda **k: CSFlow(**SMALL, hidden=128, cache=True, epochs=15, **k),
+    "PatchCore": lambda **k: PatchCore(**SMALL, coreset=0.05, **k),
+    "FastFlow": lambda **k: FastFlow(**SMALL, levels=("stride8", "stride16"), cache=True, epochs=20, **k),
+    "CFLOW-AD": lambda **k: CFlow(**SMALL, fiber=1024, cache=True, epochs=6, lr=1e-3, **k),
+    "CS-Flow": lambda **k: CSFlow(**SMALL, hidden=64, cache=True, epochs=12, **k),
 }
 COLUMNS = (
     "method", "attention", "gates", "attention_points", "backbone", "weights", "dataset", "category", "seed",
@@ -51,8 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tiles", help="folder of the Magnetic Tile data set")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--train", type=int, default=200)
-    parser.add_argument("--test", type=int, default=100)
+    parser.add_argument("--train", type=int, default=300)
+    parser.add_argument("--test", type=int, default=190)
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--attention", nargs="*", default=["none", "se", "cbam"])
     arguments = parser.parse_args()
