@@ -81,8 +81,8 @@ class AffineCoupling(fm.AllInOneBlock):
         scale = self.global_scale_activation(self.global_scale)
         log_det = scale.log().sum()
         if rev:
-            return (x[:, self.order.argsort()] - self.global_offset) / scale, log_det
-        return torch.addcmul(self.global_offset, x, scale)[:, self.order], log_det
+            return (x.index_select(1, self.order.argsort()) - self.global_offset) / scale, log_det
+        return torch.addcmul(self.global_offset, x, scale).index_select(1, self.order), log_det
 
 
 def conv_flow(
@@ -216,7 +216,7 @@ class CrossScaleCoupling(fm.InvertibleModule):
 
     def forward(self, x, c=(), rev=False, jac=True):
         if not rev:
-            x = [scale[:, order] for scale, order in zip(x, self.orders, strict=True)]
+            x = [scale.index_select(1, order) for scale, order in zip(x, self.orders, strict=True)]
         x1, x2 = zip(*(scale.split(self.split, dim=1) for scale in x), strict=True)
         if rev:
             x2, j2 = self._affine(x2, self.from_first, x1, rev)
@@ -226,7 +226,7 @@ class CrossScaleCoupling(fm.InvertibleModule):
             x2, j2 = self._affine(x2, self.from_first, x1, rev)
         y = [torch.cat(halves, dim=1) for halves in zip(x1, x2, strict=True)]
         if rev:
-            y = [scale[:, order.argsort()] for scale, order in zip(y, self.orders, strict=True)]
+            y = [scale.index_select(1, order.argsort()) for scale, order in zip(y, self.orders, strict=True)]
         return tuple(y), -(j1 + j2) if rev else j1 + j2
 
     def output_dims(self, input_dims):
