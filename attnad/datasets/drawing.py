@@ -12,6 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+# The C library of Linux keeps freed blocks up to the size of the largest it has seen freed, and hands larger
+# ones back to the system: without this each step over a whole picture would wait for fresh memory.
+np.empty(2**24, np.uint8)
+
 
 def noise(
     rng: np.random.Generator, size: int, roughness: float = 0.6, coarsest: int = 4, finest: int = 256
@@ -102,33 +106,37 @@ class Canvas:
         y = np.arange(y0, y1, dtype=np.float32)[:, None]
         return (slice(y0, y1), slice(x0, x1)), x, y
 
-    def blend(self, where, alpha: np.ndarray, colour: np.ndarray, part: str = "object", solid: float = 1.0):
+    def blend(self, where, alpha: np.ndarray, colour: np.ndarray, part: str = "object"):
         """Lay a colour (3, 1, 1) or (3, h, w) over a window; ``part`` is ``"object"``, ``"other"`` or
         ``"air"``."""
-        everywhere = channels(where)
-        view = self.rgb[everywhere]
-        self.rgb[everywhere] = view + alpha * (colour - view)
+        view = self.rgb[channels(where)]
+        change = colour - view
+        change *= alpha
+        view += change
         if part == "air":
             return
-        cover = np.minimum(alpha * solid, 1)
-        self.solid[where] = np.maximum(self.solid[where], cover)
-        if part == "object":
-            self.object[where] = np.maximum(self.object[where], cover)
-        else:  # what lies in front hides the object and its defect
-            self.object[where] *= 1 - cover
-            self.defect[where] *= 1 - cover
+        self.defect[where] *= 1 - alpha  # what lies in front hides the defect, and the object
+        for field in (self.solid, self.object)[: 2 if part == "object" else 1]:
+            np.maximum(field[where], alpha, out=field[where])
+        if part != "object":
+            self.object[where] *= 1 - alpha
 
-    def shade(self, nx, ny, colour, gloss: float, ambient: float = 0.45):
-        """Colour of a surface whose normal has the components nx, ny in the picture plane."""
+    def shade(self, nx, ny, colour, gloss: float, texture, ambient: float = 0.45):
+        """Colour of a surface with normals nx, ny in the picture plane; ``texture`` multiplies it."""
         nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, 0))
         lx, ly, lz = self.light
         lit = nx * lx + ny * ly + nz * lz
-        half = float(np.sqrt(2 + 2 * lz))  # length of the vector half-way between light and camera
-        shine = np.maximum(nx * (lx / half) + ny * (ly / half) + nz * ((lz + 1) / half), 0)
-        shine = shine * shine * shine * shine
-        shine = shine * shine * shine * shine  # to the 16th
-        tone = ambient + (1 - ambient) * np.maximum(lit, 0) - 0.12 * np.maximum(-lit, 0)
-        return tone * tint(colour) + gloss * shine
+        # The highlight: the normal along the vector half-way between light and camera, to the 16th power.
+        shine = (lit + nz) * (1 / math.sqrt(2 + 2 * lz))
+        for _ in range(4):
+            shine *= shine
+        tone = np.maximum((1 - ambient) * lit, 0.12 * lit) + ambient
+        shine *= gloss
+        tone *= texture
+        shine *= texture
+        surface = tone * tint(colour)
+        surface += shine
+        return surface
 
     def stroke(self, points, radius, colour, gloss=0.25, twist=None, rust=None, part="object", shadow=0.5):
         """A shaded round rod along a line of points.
@@ -144,11 +152,11 @@ class Canvas:
             shadow: how much it darkens what is close behind it.
         """
         points, radii = _cut(np.asarray(points, dtype=np.float32), np.asarray(radius, dtype=np.float32))
-        soft = 2 + 0.6 * float(radii.max())
+        soft = 2 + 0.45 * float(radii.max())
         found = self.window(points, float(radii.max()) + soft)
         if found is None:
             return
-        where, _, _ = found
+        where = found[0]
         y0, x0 = where[0].start, where[1].start
         shape = (where[0].stop - y0, where[1].stop - x0)
         best = np.full(shape, 1e6, np.float32)
@@ -167,7 +175,7 @@ class Canvas:
                 x, y = x - a[0], y - a[1]
                 t = clip(x * ux + y * uy, 0, length)
                 dx, dy = x - t * ux, y - t * uy
-                r = ra + (rb - ra) / (length + 1e-6) * t
+                r = ra + (rb - ra) / (length + 1e-6) * t if ra != rb else ra
                 distance = np.sqrt(dx * dx + dy * dy) - r
                 turn = t
                 if twist:
@@ -182,20 +190,13 @@ class Canvas:
                     if twist:
                         np.copyto(phase[inner], turn, where=closer)
             travelled += length
-        near = best < soft
-        if np.count_nonzero(near) < 0.3 * near.size:  # a slanted rod: go on with its own pixels, as one row
-            rows, columns = (index[None] for index in np.nonzero(near))
-            best, nx, ny, phase = (field[rows, columns] for field in (best, nx, ny, phase))
-            where = (rows + y0, columns + x0)
         alpha = clip(0.5 - best, 0, 1)
         if shadow:
-            self.rgb[channels(where)] *= 1 - shadow * self.solid[where] * clip(1 - best / soft, 0, 1)
-        nx, ny = clip(nx, -1, 1), clip(ny, -1, 1)
-        surface = self.shade(nx, ny, colour, gloss)
+            self.rgb[channels(where)] *= 1 - self.solid[where] * (shadow * clip(1 - best / soft, 0, 1))
+        texture = 1 + 0.07 * self.grain[where]
         if twist:
-            strands = np.sin((2 * np.pi) * phase)
-            surface *= 0.78 + 0.3 * strands
-        surface *= 1 + 0.07 * self.grain[where]
+            texture *= 0.78 + 0.3 * np.sin((2 * np.pi) * phase)
+        surface = self.shade(clip(nx, -1, 1), clip(ny, -1, 1), colour, gloss, texture)
         self._paint(where, alpha, surface, rust, part)
 
     def plate(self, points, colour, rust=None, part="other", gloss=0.0, bevel=2.0, shadow=0.45):
@@ -216,10 +217,14 @@ class Canvas:
         lx, ly = (v / (float(np.hypot(lx, ly)) + 1e-6) for v in (lx, ly))
         step = max(1, round(bevel))
         ix, iy = round(lx * step), round(ly * step)
-        edge = alpha - shifted(alpha, ix, iy)  # bright on the edges that face the light, dark on the others
-        edge = clip(edge, 0, 1) - 0.8 * clip(alpha - shifted(alpha, -ix, -iy), 0, 1)
+        wide = np.pad(alpha, 2 * step, mode="edge")
+        facing, averted, dark = (
+            wide[2 * step + k * iy :, 2 * step + k * ix :][: alpha.shape[0], : alpha.shape[1]]
+            for k in (1, -1, -2)
+        )
+        # Bright on the edges that face the light, dark on the others.
+        edge = np.maximum(alpha - facing, 0) - 0.8 * np.maximum(alpha - averted, 0)
         if shadow:
-            dark = shifted(alpha, -2 * ix, -2 * iy)
             self.rgb[channels(where)] *= 1 - shadow * dark * self.solid[where]
         across = (x - x.mean()) * lx + (y - y.mean()) * ly
         tone = 0.5 + 0.45 * self.light[2] + 0.28 * edge + gloss * across / (float(np.ptp(across)) + 1)
@@ -234,7 +239,6 @@ class Canvas:
             tone = surface[1]
             surface = surface + cover * (brown * (0.35 + 0.9 * tone) - surface)
         self.blend(where, alpha, surface, part)
-        self.defect[where] *= 1 - alpha
         if rust is not None:
             self.defect[where] = np.maximum(self.defect[where], alpha * (cover > 0.35))
 
@@ -242,7 +246,7 @@ class Canvas:
 RUST = np.array([[0.25, 0.12, 0.07], [0.55, 0.30, 0.18]], dtype=np.float32)[:, :, None, None]
 
 
-def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 40.0) -> tuple[np.ndarray, np.ndarray]:
+def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 80.0) -> tuple[np.ndarray, np.ndarray]:
     """The same line with long pieces cut into short ones, whose windows hold fewer pixels, and its radii."""
     radii = radius if radius.ndim else np.full(len(points), radius)
     lengths = np.hypot(*(points[1:] - points[:-1]).T)
@@ -261,6 +265,17 @@ def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 40.0) -> tuple
 def clip(field, low: float, high: float):
     """`numpy.clip` without its overhead, which matters in windows of a few hundred pixels."""
     return np.minimum(np.maximum(field, low), high)
+
+
+def grown(mask: np.ndarray, reach: int) -> np.ndarray:
+    """A boolean mask and all pixels within a square ``reach`` pixels around each of its own."""
+    for _ in range(2):
+        wide = mask.copy()
+        for k in range(1, reach + 1):
+            wide[k:] |= mask[:-k]
+            wide[:-k] |= mask[k:]
+        mask = wide.T
+    return mask
 
 
 def channels(where) -> tuple:
@@ -283,9 +298,15 @@ def polygon(points: np.ndarray, where) -> np.ndarray:
     return np.asarray(picture.reduce(4), dtype=np.float32) / 255
 
 
-def shifted(field: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """The field moved against (dx, dy): ``result[y, x] = field[y + dy, x + dx]``, its border repeated."""
-    h, w = field.shape
-    rows = clip(np.arange(h) + dy, 0, h - 1)
-    columns = clip(np.arange(w) + dx, 0, w - 1)
-    return field[rows[:, None], columns]
+def blurred(field: np.ndarray, radius: float) -> np.ndarray:
+    """The means of a field over squares of side ``2 radius + 1``, any number; its border is repeated."""
+    for _ in range(2):
+        total = field * (1 / (1 + 2 * radius))
+        for k in range(1, min(math.ceil(radius), len(field) - 1) + 1):
+            part = field * (min(1.0, radius - (k - 1)) / (1 + 2 * radius))
+            total[k:] += part[:-k]
+            total[:k] += part[0]
+            total[:-k] += part[k:]
+            total[-k:] += part[-1]
+        field = total.T
+    return field

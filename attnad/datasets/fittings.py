@@ -6,9 +6,9 @@ All are drawn in local coordinates: the middle of the asset at (0, 0), y down, a
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
-from attnad.datasets.drawing import Canvas, Frame, noise
+from attnad.datasets.drawing import Canvas, Frame, grown, noise
 
 METALS = ((0.72, 0.73, 0.74), (0.66, 0.65, 0.74), (0.60, 0.68, 0.70), (0.82, 0.81, 0.78), (0.55, 0.55, 0.56))
 OLD_STEEL = np.array([0.34, 0.31, 0.29])
@@ -53,15 +53,10 @@ class View:
 
     def nut(self, x, y, radius=0.045, half=0.02, shade=0.8, rusty=False, part="object") -> None:
         """A nut seen from the side."""
-        corners = [
-            (x - radius, y - half),
-            (x + radius, y - half),
-            (x + radius, y + half),
-            (x - radius, y + half),
-        ]
-        self.plate(corners, shade, rusty, part)
+        x0, x1, y0, y1 = x - radius, x + radius, y - half, y + half
+        self.plate([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], shade, rusty, part)
 
-    def ring(self, x, y, rx, ry, radius, start=0.0, stop=2 * np.pi, n=14, **how) -> None:
+    def ring(self, x, y, rx, ry, radius, start=0.0, stop=2 * np.pi, n=11, **how) -> None:
         """A rod bent along an ellipse: links, shackles, rims."""
         t = np.linspace(start, stop, n)
         self.rod(np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], axis=1), radius, **how)
@@ -109,7 +104,7 @@ def lightning_rod_suspension(canvas: Canvas, rng, fault, defect: str, look) -> N
     else:
         v.steelwork(0.3)
     sag = rng.uniform(0.02, 0.12)
-    reach = np.linspace(-1.2, 1.2, 13)
+    reach = np.linspace(-1.2, 1.2, 9)
     v.rod(np.stack([reach, 0.20 + sag * reach**2], axis=1), 0.038, 0.95, twist=(0.45, 1.6), gloss=0.3)
     # flange with its bolts
     for bx in (-0.17, 0.0, 0.17):
@@ -180,7 +175,7 @@ def yoke_suspension(canvas: Canvas, rng, fault, defect: str, look) -> None:
     v = View(canvas, rng, fault, defect, look, 0.75)
     v.steelwork(0.25)
     # armour rods: thick where the clamp holds them
-    x = np.linspace(-1.3, 1.3, 17)
+    x = np.linspace(-1.3, 1.3, 11)
     y = 0.34 + rng.uniform(-0.12, 0.12) * x + 0.05 * x**2
     v.rod(
         np.stack([x, y], axis=1),
@@ -300,5 +295,4 @@ def _twigs(canvas: Canvas, fault, frame: Frame, amount: float, share: float) -> 
         np.array([0.36, 0.27, 0.20], np.float32)[:, None, None] * tone,
         "air",
     )
-    wide = np.asarray(cover.filter(ImageFilter.MaxFilter(2 * (size // 128) + 1)), dtype=np.float32) / 255
-    canvas.defect = np.maximum(canvas.defect, (wide > 0.3).astype(np.float32))
+    canvas.defect = np.maximum(canvas.defect, grown(alpha > 0.3, size // 128))

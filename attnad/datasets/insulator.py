@@ -116,11 +116,13 @@ def _shape(canvas, frame, tilt):
         return None
     where, x, y = found
     u, v = frame.local(x, y)
-    e = np.sqrt(u * u + np.where(v < 0, (v / dome) ** 2, (v / rim) ** 2))
-    flatness = np.where(v < 0, dome, rim)
+    # Without float32 here and in `_disc`, plain numbers and truth values would make float64 of every field.
+    stretch = np.where(v < 0, np.float32(1 / dome), np.float32(1 / rim))
+    across, along = u * u, v * stretch
+    e = np.sqrt(across + along * along)
+    along *= stretch
     # Distance to the edge in pixels, to first order.
-    slope = np.sqrt(u * u + (v / flatness**2) ** 2) / (e + 1e-6)
-    return where, u, v, e, (e - 1) / (slope + 1e-6) * frame.scale
+    return where, u, v, e, (e - 1) * e * frame.scale / (np.sqrt(across + along * along) + 1e-6)
 
 
 def _disc(canvas, frame, tilt, glass, clear, ribs):
@@ -134,15 +136,15 @@ def _disc(canvas, frame, tilt, glass, clear, ribs):
     opening = float(np.sin(tilt))
     fresnel = e * e
     fresnel = fresnel * fresnel
-    rings = np.cos(2 * np.pi * 3.2 * np.minimum(e, 1)) * min(1.0, 0.25 + opening)
-    tone = 0.72 + 0.18 * rings + 0.22 * fresnel - 0.22 * (v > 0.02) * (1 - fresnel) + 0.10 * side * u
+    rings = np.cos((2 * np.pi * 3.2) * np.minimum(e, 1)) * min(1.0, 0.25 + opening)
+    tone = 0.72 + 0.18 * rings + 0.22 * fresnel - (0.22 - 0.22 * fresnel) * (v > 0.02) + (0.10 * side) * u
     alpha = clear + (0.92 - clear) * fresnel + 0.12 * rings
     edge = clip(1 - np.abs(distance + 1.2) / max(1.0, 0.06 * frame.scale), 0, 1)
-    tone = tone + 0.35 * edge * (v > -0.1) - 0.25 * edge * (v < -0.1)
-    spot = np.maximum(0, 1 - ((u - 0.42 * side) ** 2 / 0.08 + (v + 0.16) ** 2 / 0.018))
-    tone = tone + 0.5 * spot
+    tone += edge * np.where(v > -0.1, np.float32(0.35), np.float32(-0.25))
+    spot = np.maximum(0, 1 - ((u - 0.42 * side) ** 2 * (1 / 0.08) + (v + 0.16) ** 2 * (1 / 0.018)))
+    tone += 0.5 * spot
     if ribs:
-        tone = tone - 0.25 * np.maximum(0, 1 - (e / 0.34) ** 2)
+        tone -= 0.25 * np.maximum(0, 1 - (e * (1 / 0.34)) ** 2)
     canvas.blend(where, clip(alpha + 0.5 * spot, 0, 0.97) * cover, tone * tint(glass), "air")
     canvas.object[where] = np.maximum(canvas.object[where], cover)
     canvas.solid[where] = np.maximum(canvas.solid[where], 0.5 * cover)

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from attnad.datasets import fittings
 from attnad.datasets.base import Dataset, Record, Source
-from attnad.datasets.drawing import Canvas, noise
+from attnad.datasets.drawing import Canvas, grown, noise
 from attnad.datasets.images import DataError
 from attnad.datasets.insulator import glass_insulator
 from attnad.datasets.scenery import camera, landscape
@@ -150,7 +149,6 @@ def _read(category: str, split: str, index: int, seed: int, defect: str, look: L
     ASSETS[category][0](canvas, view, fault, defect, look)
     mask = canvas.defect > 0.5
     if defect in ("corrosion", "bird_nest"):  # whoever marks these draws around them, not around each speck
-        reach = 2 * max(1, round(size * 0.012)) + 1
-        marked = Image.fromarray(mask.astype(np.uint8)).filter(ImageFilter.MaxFilter(reach))
-        mask = np.asarray(marked.filter(ImageFilter.MinFilter(reach))) > 0
+        reach = max(1, round(size * 0.012))
+        mask = ~grown(~grown(mask, reach), reach)
     return camera(lens, canvas.rgb, look.light), mask[None], (canvas.object > 0.5)[None]

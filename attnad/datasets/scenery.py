@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from attnad.datasets.drawing import clip, noise, tint
+from attnad.datasets.drawing import blurred, clip, noise, tint
 
 # Two colours each: the shade and the light of the leaves or soil.
 GROUNDS = {
@@ -52,7 +52,7 @@ def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray
     ridge = horizon - float(rng.uniform(0.03, 0.15)) + 0.04 * patches[size // 4]
     far = clip((y - ridge) * (0.5 * size), 0, 1) * float(rng.random() < 0.5)
     clouds = 0.06 * clip(patches, -1, 1) * (1 - y)
-    scene = np.empty((size, size, 3), np.uint8)
+    scene = []
     for c in range(3):  # one channel after the other keeps the arrays small and fast
         (dark, bright), (dark2, bright2) = ([float(v[c]) for v in p] for p in palettes)
         ground = (1 - kind) * (dark + (bright - dark) * leaves) + kind * (dark2 + (bright2 - dark2) * leaves)
@@ -60,11 +60,12 @@ def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray
         ground += air * (0.93 * above - ground)
         heaven = above + clouds
         heaven += far * ((0.58, 0.66, 0.70)[c] - heaven)
-        scene[..., c] = clip(heaven + covered * (ground - heaven), 0, 1) * 255 + 0.5
-    picture = Image.fromarray(scene).resize((full, full), Image.Resampling.BICUBIC)
+        plane = clip(heaven + covered * (ground - heaven), 0, 1) * 255 + 0.5
+        scene.append(Image.fromarray(plane.astype(np.uint8)))
+    picture = Image.merge("RGB", scene).resize((full, full), Image.Resampling.BILINEAR)
     things = _things(rng, picture, horizon, clutter)
     soft = things.filter(ImageFilter.BoxBlur(defocus * full / 256))
-    return np.ascontiguousarray(np.asarray(soft).transpose(2, 0, 1), dtype=np.float32) / 255
+    return np.stack([np.asarray(plane) for plane in soft.split()]) * np.float32(1 / 255)
 
 
 def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clutter: float) -> Image.Image:
@@ -89,17 +90,12 @@ def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clut
                 [(box[0] - 2, box[1]), (box[2] + 2, box[1]), (box[2] - 1, box[1] - h * size / 2),
                  (box[0] + 2, box[1] - h * size / 2)], fill=roof)  # fmt: skip
     if branches:
-        for _ in range(int(25 + 50 * clutter)):
-            x, y, a = (
-                rng.uniform(0, 1),
-                rng.uniform(min(max(horizon, 0), 0.9) + 0.05, 1.1),
-                rng.normal(-1.57, 0.5),
-            )
-            for _ in range(4):
-                step = rng.uniform(0.02, 0.07)
-                x2, y2 = x + step * np.cos(a), y + step * np.sin(a)
-                draw.line([x * s, y * s, x2 * s, y2 * s], fill=90, width=max(1, s // 400))
-                x, y, a = x2, y2, a + rng.normal(0, 0.4)
+        n = int(25 + 50 * clutter)
+        x, y = rng.uniform(0, 1, n), rng.uniform(min(max(horizon, 0), 0.9) + 0.05, 1.1, n)
+        angles = rng.normal(-1.57, 0.5, n) + np.cumsum(rng.normal(0, 0.4, (4, n)), axis=0)
+        steps = rng.uniform(0.02, 0.07, (4, n)) * np.stack([np.cos(angles), np.sin(angles)])
+        for twig in s * np.concatenate([[[x], [y]], steps], axis=1).cumsum(axis=1).T:
+            draw.line(twig.ravel().tolist(), fill=90, width=max(1, s // 400))
         picture.paste((205, 196, 182), mask=overlay.reduce(2))
         draw.rectangle([0, 0, s, s], fill=0)
     if towers:
@@ -146,12 +142,17 @@ def camera(rng: np.random.Generator, rgb: np.ndarray, light: float | None) -> np
     exposure, gamma = 0.66 + 0.7 * float(light), float(rng.uniform(0.85, 1.15))
     cast = tint(1 + rng.normal(0, 0.035, 3))
     veil = float(rng.uniform(0, 0.1) * light)
-    levels = np.linspace(0, 1, 256) ** gamma * 255 + 0.5  # gamma by table: powers of every pixel are slow
-    picture = clip(rgb * (exposure * (1 - veil) * cast) + veil, 0, 1) * 255 + 0.5
     size = rgb.shape[1]
-    blur, grains = max(0.0, rng.normal(0.35, 0.3)), float(rng.uniform(0.002, 0.012))
-    image = Image.fromarray(np.ascontiguousarray(picture.astype(np.uint8).transpose(1, 2, 0)))
-    image = image.point(levels.astype(np.uint8).tolist() * 3).filter(ImageFilter.BoxBlur(blur * size / 256))
-    grey = rng.standard_normal((size, size), dtype=np.float32) * (255 * grains)
-    sharp = np.asarray(image).transpose(2, 0, 1) + (grey + np.float32(0.5))
-    return clip(sharp, 0, 255).astype(np.uint8) / np.float32(255)
+    blur, grains = max(0.0, float(rng.normal(0.35, 0.3))), float(rng.uniform(0.002, 0.012))
+    grey = rng.standard_normal((size, size), dtype=np.float32) * (255 * grains) + np.float32(0.5)
+    image = np.empty(rgb.shape, np.float32)
+    for scene, gain, shot in zip(rgb, (exposure * (1 - veil) * cast).ravel(), image, strict=True):
+        plane = scene * gain
+        plane += veil
+        np.clip(plane, 0, 1, out=plane)
+        plane *= (2 - gamma) - (1 - gamma) * plane  # close to the power gamma, which is slow
+        plane = blurred(plane, blur * size / 256)
+        plane *= 255
+        plane += grey
+        np.floor(np.clip(plane, 0, 255, out=plane), out=shot)
+    return image / np.float32(255)

@@ -156,9 +156,9 @@ def _read(
 ):
     base, inside, lines = _layout(category, seed, size)
     rng = _generator(seed, zlib.crc32(f"wafer/{category}/{split}".encode()), index)
-    scene, mask, s = base.copy(), Image.new("L", base.size), base.width
+    scene, mask = base.copy(), Image.new("L", base.size)
     # The same draws for every defect, so that a picture and its good twin share the view.
-    angle, shift, drawn = rng.normal(0, 0.6), rng.normal(0, 0.008, 2) * s, rng.beta(3, 3)
+    angle, shift, drawn = rng.normal(0, 0.6), rng.normal(0, 0.008, 2) * size, rng.beta(3, 3)
     fault, lens = rng.spawn(2)
     if category == "street" or defect == "break_out":
         _kerf(scene, category, rng)
@@ -167,19 +167,15 @@ def _read(
         limit = Image.new("L", mask.size)
         limit.paste(mask, mask=inside if category == "chip" else None)
         mask = limit
+    s = size  # the drawing is twice as large: halve it, then turn
     c, w = 0.965 * np.cos(np.radians(angle)), 0.965 * np.sin(np.radians(angle))  # turned, a little closer
     dx, dy = (0.5 * s * (1 - c) + 0.5 * s * w + shift[0], 0.5 * s * (1 - c) - 0.5 * s * w + shift[1])
     view = (float(c), float(-w), float(dx), float(w), float(c), float(dy))
     scene, mask, inside = (
-        im.transform(im.size, Image.Transform.AFFINE, view, Image.Resampling.BILINEAR)
+        im.reduce(2).transform((s, s), Image.Transform.AFFINE, view, Image.Resampling.BILINEAR)
         for im in (scene, mask, inside)
     )
-    rgb = (
-        np.asarray(scene.reduce(2).filter(ImageFilter.BoxBlur(0.4 * size / 256)), dtype=np.float32).transpose(
-            2, 0, 1
-        )
-        / 255
-    )
+    rgb = np.stack([np.asarray(plane, dtype=np.float32) for plane in scene.split()]) / 255
     light = drawn if light is None else light
     ramp = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = 1 + float(lens.normal(0, 0.05)) * ramp[None, :] + float(lens.normal(0, 0.05)) * ramp[:, None]
@@ -187,7 +183,7 @@ def _read(
     rgb = rgb * (tilt * grain) * ((0.75 + 0.5 * float(light)) * tint(1 + lens.normal(0, 0.015, 3)))
     rgb += np.float32(lens.uniform(0.004, 0.012)) * lens.standard_normal((size, size), dtype=np.float32)
     image = (clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8) / np.float32(255)
-    return image, *((np.asarray(m.reduce(2)) > 127)[None] for m in (mask, inside))
+    return image, *((np.asarray(m) > 127)[None] for m in (mask, inside))
 
 
 def _kerf(scene: Image.Image, category: str, rng: np.random.Generator) -> None:
@@ -245,9 +241,10 @@ def _overetch(scene, mask, category, lines, rng, amount):
     spot = Image.new("L", scene.size)
     ImageDraw.Draw(spot).polygon(_blob(rng, x * s, y * s, radius * s, 16), fill=255)
     soft = spot.filter(ImageFilter.BoxBlur(0.012 * s))
-    thin = scene.filter(ImageFilter.MinFilter(2 * max(1, s // 200) + 1))
-    stained = Image.blend(thin, Image.new("RGB", scene.size, (150, 96, 74)), 0.5)
-    scene.paste(stained, mask=soft)
+    box = soft.getbbox()
+    thin = scene.crop(box).filter(ImageFilter.MinFilter(2 * max(1, s // 200) + 1))
+    stained = Image.blend(thin, Image.new("RGB", thin.size, (150, 96, 74)), 0.5)
+    scene.paste(stained, box, soft.crop(box))
     mask.paste(255, mask=soft.point(lambda v: 255 if v > 110 else 0))
 
 
