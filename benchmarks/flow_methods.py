@@ -21,7 +21,7 @@ SMALL = {"backbone": "efficientnet_lite0", "image_size": SIZE, "device": "cpu"}
 METHODS = {
     "PatchCore": lambda **k: PatchCore(**SMALL, coreset=0.05, **k),
     "FastFlow": lambda **k: FastFlow(**SMALL, levels=("stride8", "stride16"), cache=True, epochs=20, **k),
-    "CFLOW-AD": lambda **k: CFlow(**SMALL, fiber=1024, cache=True, epochs=6, lr=1e-3, **k),
+    "CFLOW-AD": lambda **k: CFlow(**SMALL, levels=("stride16",), cache=True, epochs=16, lr=6e-3, **k),
     "CS-Flow": lambda **k: CSFlow(**SMALL, hidden=64, cache=True, epochs=12, **k),
 }
 COLUMNS = (
