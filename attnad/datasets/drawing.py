@@ -152,7 +152,7 @@ class Canvas:
             shadow: how much it darkens what is close behind it.
         """
         points, radii = _cut(np.asarray(points, dtype=np.float32), np.asarray(radius, dtype=np.float32))
-        soft = 2 + 0.45 * float(radii.max())
+        soft = 2 + min(0.45 * float(radii.max()), 8.0)
         found = self.window(points, float(radii.max()) + soft)
         if found is None:
             return
@@ -246,7 +246,7 @@ class Canvas:
 RUST = np.array([[0.25, 0.12, 0.07], [0.55, 0.30, 0.18]], dtype=np.float32)[:, :, None, None]
 
 
-def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 80.0) -> tuple[np.ndarray, np.ndarray]:
+def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 120.0) -> tuple[np.ndarray, np.ndarray]:
     """The same line with long pieces cut into short ones, whose windows hold fewer pixels, and its radii."""
     radii = radius if radius.ndim else np.full(len(points), radius)
     lengths = np.hypot(*(points[1:] - points[:-1]).T)

@@ -56,7 +56,7 @@ class View:
         x0, x1, y0, y1 = x - radius, x + radius, y - half, y + half
         self.plate([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], shade, rusty, part)
 
-    def ring(self, x, y, rx, ry, radius, start=0.0, stop=2 * np.pi, n=11, **how) -> None:
+    def ring(self, x, y, rx, ry, radius, start=0.0, stop=2 * np.pi, n=12, **how) -> None:
         """A rod bent along an ellipse: links, shackles, rims."""
         t = np.linspace(start, stop, n)
         self.rod(np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], axis=1), radius, **how)
@@ -175,7 +175,7 @@ def yoke_suspension(canvas: Canvas, rng, fault, defect: str, look) -> None:
     v = View(canvas, rng, fault, defect, look, 0.75)
     v.steelwork(0.25)
     # armour rods: thick where the clamp holds them
-    x = np.linspace(-1.3, 1.3, 11)
+    x = np.linspace(-1.3, 1.3, 10)
     y = 0.34 + rng.uniform(-0.12, 0.12) * x + 0.05 * x**2
     v.rod(
         np.stack([x, y], axis=1),
@@ -211,7 +211,7 @@ def yoke_suspension(canvas: Canvas, rng, fault, defect: str, look) -> None:
         v.bolt(side * (0.13 + k), -0.52 + 0.6 * k * (side > 0) + 0.02, 0.028, 0.8, part="other")
     # roller, face on
     v.rod([(0, -0.53)], 0.135, 0.75, True, gloss=0.1)
-    v.ring(0, -0.53, 0.11, 0.11, 0.028, shade=0.95, rusty=True)
+    v.ring(0, -0.53, 0.11, 0.11, 0.028, n=16, shade=0.95, rusty=True)
     v.rod([(0, -0.53)], 0.07, 0.65, gloss=0.15)
     v.bolt(0, -0.53, 0.032, 0.95)
     # clamp: a band around the rods and a hood with its bolt
