@@ -56,7 +56,7 @@ class View:
         x0, x1, y0, y1 = x - radius, x + radius, y - half, y + half
         self.plate([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], shade, rusty, part)
 
-    def ring(self, x, y, rx, ry, radius, start=0.0, stop=2 * np.pi, n=12, **how) -> None:
+    def ring(self, x, y, rx, ry, radius, start=0.0, stop=2 * np.pi, n=11, **how) -> None:
         """A rod bent along an ellipse: links, shackles, rims."""
         t = np.linspace(start, stop, n)
         self.rod(np.stack([x + rx * np.cos(t), y + ry * np.sin(t)], axis=1), radius, **how)
