@@ -47,9 +47,9 @@ def test_every_second_kernel_is_small_if_wanted():
 def test_loss_and_map_are_the_formulas():
     detector = FastFlow(**SMALL).fit(pictures(4))
     images = pictures(3, seed=1)
-    state = [t for t in detector.precompute(images).tensors]
+    state = detector.precompute(images).tensors
     with torch.no_grad():
-        (z, log_det), = detector.latents(state)
+        ((z, log_det),) = detector.latents(state)
         loss = detector.loss(state, torch.Generator())
     torch.testing.assert_close(loss, (0.5 * (z**2).sum((1, 2, 3)) - log_det).mean())
     prediction = detector.predict(images)

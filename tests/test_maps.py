@@ -42,4 +42,5 @@ def test_upsample_with_aligned_corners_keeps_the_corners():
 
 
 def test_peak():
-    assert peak(torch.tensor([[[1.0, 2.0], [5.0, 0.0]], [[-1.0, -2.0], [-3.0, -4.0]]])).tolist() == [5.0, -1.0]
+    maps = torch.tensor([[[1.0, 2.0], [5.0, 0.0]], [[-1.0, -2.0], [-3.0, -4.0]]])
+    assert peak(maps).tolist() == [5.0, -1.0]

@@ -34,6 +34,7 @@ class CFlow(PyramidDetector):
 
     The authors take each level's maximum over the whole test set, so that a picture's score depends on the
     others'. Here it is the maximum over the training pictures in the last epoch (the buffer ``top``).
+    anomalib takes it over the batch; with the same maximum both maps are equal, up to a constant.
 
     Attention is never trained by this method: only the flows are (see `gates`).
 

@@ -28,6 +28,10 @@ class CSFlow(PyramidDetector):
 
     a picture's score is ``mean(z^2) / 2``, and its map the mean of z^2 over the channels of the finest scale.
 
+    Latent codes and scores equal those of anomalib with the same weights. Its loss does not: it subtracts
+    the log-determinants of the whole batch from each picture's term; here, as in the paper, each picture has
+    its own. Its map multiplies the three scales; the authors show the finest.
+
     Attention is never trained by this method: only the flow is (see `gates`). EfficientNet-B5 has
     squeeze-and-excitation of its own, trained on ImageNet, so here ``attention=None`` does not mean none.
 

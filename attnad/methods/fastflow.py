@@ -30,6 +30,8 @@ class FastFlow(PyramidDetector):
     epochs, the AttentDifferNet paper, which puts attention in its backbone (FastFlow SE-RN18,
     CBAM-RN18), for 100.
 
+    Maps equal those of anomalib with the same weights.
+
     Attention: the paper with attention does not say what trains the gates. Here nothing does (they stay as
     the weights brought them, see `gates`), or, with ``train_attention=True``, this likelihood, which can
     be lowered by shrinking what a gate lets through; the LayerNorm takes that way out from under it for a

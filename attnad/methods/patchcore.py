@@ -25,6 +25,9 @@ class PatchCore(PyramidDetector):
     kept: few patches that leave none of the others far away (`k_center`). With m* the patch of the bank
     M that is nearest to a patch m, the map is ``||m - m*||`` and a picture's score its maximum.
 
+    With ``dimensions=None`` and ``neighbors=9`` the scores equal those of anomalib with the same bank; its map
+    is not interpolated between positions before it is blurred.
+
     Attention is never trained by this method, which has no loss: gates are what the weights brought
     (see `gates`).
 
