@@ -175,5 +175,7 @@ def test_a_teacher_is_distilled():
     assert not any(p.requires_grad for p in teacher.parameters())
     again = distill_teacher(backbone, pictures, steps=1, image_size=64, batch_size=1)
     assert torch.equal(teacher.conv4.weight, again.conv4.weight)
-    assert not torch.equal(teacher.conv4.weight, distill_teacher(
-        backbone, pictures, steps=1, image_size=64, batch_size=1, seed=1).conv4.weight)
+    assert not torch.equal(
+        teacher.conv4.weight,
+        distill_teacher(backbone, pictures, steps=1, image_size=64, batch_size=1, seed=1).conv4.weight,
+    )

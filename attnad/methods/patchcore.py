@@ -25,8 +25,8 @@ class PatchCore(PyramidDetector):
     kept: few patches that leave none of the others far away (`k_center`). With m* the patch of the bank
     M that is nearest to a patch m, the map is ``||m - m*||`` and a picture's score its maximum.
 
-    With ``dimensions=None`` and ``neighbors=9`` the scores equal those of anomalib with the same bank; its map
-    is not interpolated between positions before it is blurred.
+    With ``dimensions=None`` and ``neighbors=9`` the scores equal those of anomalib with the same bank; its
+    map is not interpolated between positions before it is blurred.
 
     Attention is never trained by this method, which has no loss: gates are what the weights brought
     (see `gates`).
@@ -163,9 +163,9 @@ def k_center(points: Tensor, count: int, starting_points: int, generator: torch.
     """Greedy k-centre: again and again the point farthest from all centres so far becomes a centre.
 
     The same choice, up to rounding, as the plain loop, which for each centre computes N distances; but here
-    most of the work is done in matrix products. Only the farthest points can be chosen next: while the farthest of the best
-    `B` candidates is no nearer than every point that is not a candidate was to begin with, it is the
-    farthest of all (distances only shrink). So centres are chosen among the candidates, whose distances to
+    most of the work is done in matrix products. Only the farthest points can be chosen next: while the
+    farthest of the best `B` candidates is no nearer than every point that is not a candidate was to
+    begin with, it is the farthest of all (distances only shrink). So centres are chosen among the candidates, whose distances to
     each other are known, and all N points hear of them afterwards, in one product.
 
     Args:
