@@ -162,11 +162,12 @@ def nearest_neighbor(points: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 def k_center(points: Tensor, count: int, starting_points: int, generator: torch.Generator) -> Tensor:
     """Greedy k-centre: again and again the point farthest from all centres so far becomes a centre.
 
-    The same choice, up to rounding, as the plain loop, which for each centre computes N distances; but here
-    most of the work is done in matrix products. Only the farthest points can be chosen next: while the
-    farthest of the best `B` candidates is no nearer than every point that is not a candidate was to
-    begin with, it is the farthest of all (distances only shrink). So centres are chosen among the candidates, whose distances to
-    each other are known, and all N points hear of them afterwards, in one product.
+    The same choice, up to rounding, as the plain loop, which for each centre computes N distances; but
+    here most of the work is done in matrix products. Only the farthest points can be chosen next: while
+    the farthest of the best `B` candidates is no nearer than every point that is not a candidate was to
+    begin with, it is the farthest of all (distances only shrink). So centres are chosen among the
+    candidates, whose distances to each other are known, and all N points hear of them afterwards, in
+    one product.
 
     Args:
         points: (N, D).
