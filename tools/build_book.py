@@ -232,6 +232,7 @@ def main() -> None:
         print(f"Recorded in {TIMES.relative_to(ROOT)}: the pages and notebooks say so after the next build.")
         return
     os.environ["ATTNAD_STATIC"] = "1"
+    os.environ["TQDM_DISABLE"] = "1"  # a progress bar is for someone who waits, not for a page
     profile = os.environ.setdefault("ATTNAD_PROFILE", "quick")
     begin = time.perf_counter()
     executed = execute_stale(profile, args.jobs)
