@@ -179,7 +179,7 @@ def distill_teacher(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        bar.set_postfix(loss=f"{float(loss):.3f}")
+        bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
     return teacher.requires_grad_(False).eval()
 
 

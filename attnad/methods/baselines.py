@@ -41,9 +41,9 @@ class _Untrained(PooledDetector):
             backbone, weights, attention, attention_points, False, image_size, scales, rotations,
             cached_views, test_views, cached_views, 0, batch_size, True, seed, device,
         )  # fmt: skip
-        self.register_buffer("mean", torch.zeros(self.features))
-        self.register_buffer("std", torch.ones(self.features))
-        self.register_buffer("reference", torch.zeros(0, self.features))
+        self.register_buffer("mean", torch.zeros(self.width))
+        self.register_buffer("std", torch.ones(self.width))
+        self.register_buffer("reference", torch.zeros(0, self.width))
 
     def refer(self, embedding: Tensor) -> Tensor:
         """What is kept of the training embeddings, standardised: (N*V, D) -> (?, D)."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attnad.attention import Attention
-from attnad.flows import cross_scale_flow
+from attnad.flows import cross_scale_flow, negative_log_likelihood
 from attnad.maps import upsample
 from attnad.methods.base import seeded
 from attnad.methods.pyramid import CHUNK, PyramidDetector
@@ -115,7 +115,7 @@ class CSFlow(PyramidDetector):
     def loss(self, state: list[Tensor], generator: torch.Generator) -> Tensor:
         z, log_det = self.flow(state)
         z = torch.cat([scale.flatten(1) for scale in z], dim=1)  # (B, D)
-        return (0.5 * z.square().sum(dim=1) - log_det).mean() / z.shape[1]
+        return negative_log_likelihood(z, log_det).mean()
 
     def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
         z, _ = self.flow(state)

@@ -50,6 +50,8 @@ class DifferNet(PooledDetector):
 
     start_spread: Tensor
 
+    trained_by = "likelihood"
+
     def __init__(
         self,
         backbone: str = "alexnet",
@@ -84,9 +86,9 @@ class DifferNet(PooledDetector):
         self.steps, self.hidden, self.clamp, self.normalize = steps, hidden, clamp, normalize
         self.lr, self.weight_decay = lr, weight_decay
         with seeded(seed):
-            self.flow = dense_flow(self.features, steps, hidden, clamp, seed)
+            self.flow = dense_flow(self.width, steps, hidden, clamp, seed)
         # Both normalisations are the same layer: one keeps its statistics, the other follows the batches.
-        self.norm = nn.BatchNorm1d(self.features, affine=False) if normalize else nn.Identity()
+        self.norm = nn.BatchNorm1d(self.width, affine=False) if normalize else nn.Identity()
         self.register_buffer("start_spread", torch.tensor(float("nan")))
         self._moments: list[Tensor] = []
 

@@ -49,6 +49,7 @@ class FastFlow(PyramidDetector):
         cache, seed, device: see `Detector`.
     """
 
+    trained_by = "likelihood"
     default_levels: ClassVar = {
         "resnet18": ("layer1", "layer2", "layer3"), "wide_resnet50_2": ("layer1", "layer2", "layer3"),
         "efficientnet_lite0": ("stride4", "stride8", "stride16"),
@@ -87,10 +88,6 @@ class FastFlow(PyramidDetector):
             self.flows = nn.ModuleList(
                 conv_flow(shape, steps, clamp, hidden_ratio, only_3x3) for shape in shapes
             )
-
-    @property
-    def gates(self) -> str | None:
-        return "likelihood" if super().gates == "joint" else super().gates
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.trainable(), lr=self.lr, weight_decay=self.weight_decay, fused=True)

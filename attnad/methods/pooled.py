@@ -10,13 +10,11 @@ import torchvision.transforms.functional as TF
 from torch import Tensor
 
 from attnad.attention import Attention
-from attnad.backbones import make_backbone
-from attnad.methods.base import Detector, Frozen, seeded
-
-CHUNK = 32  # views made and run through the backbone at a time: 64 views of 24 pictures would fill the memory
+from attnad.methods.base import Frozen
+from attnad.methods.pyramid import CHUNK, PyramidDetector
 
 
-class PooledDetector(Detector):
+class PooledDetector(PyramidDetector):
     """What DifferNet and its baselines share: the embedding (`embed`) of rotated views of a picture.
 
     Args:
@@ -39,18 +37,15 @@ class PooledDetector(Detector):
         rotations: str, train_views: int, test_views: int, cached_views: int, epochs: int,
         batch_size: int, cache: bool, seed: int, device: str,
     ):  # fmt: skip
-        super().__init__(epochs, batch_size, cache, seed, device)
+        super().__init__(
+            backbone, weights, None, attention, attention_points, train_attention, image_size, epochs,
+            batch_size, cache, seed, device,
+        )  # fmt: skip
         if rotations not in ("any", "right", "none"):
             raise ValueError(f"rotations={rotations!r}: use 'any', 'right' or 'none'")
-        self.backbone, self.weights, self.attention = backbone, weights, attention
-        self.attention_points = None if attention_points is None else tuple(attention_points)
-        self.train_attention, self.image_size, self.scales = train_attention, image_size, scales
-        self.rotations, self.train_views, self.test_views = rotations, train_views, test_views
-        self.cached_views = cached_views
-        with seeded(seed):
-            self.extractor = make_backbone(backbone, weights, attention, self.attention_points)
-        self.extractor.freeze(train_attention)
-        self.features = scales * self.extractor.channels[-1]
+        self.scales, self.rotations = scales, rotations
+        self.train_views, self.test_views, self.cached_views = train_views, test_views, cached_views
+        self.width = scales * self.extractor.channels[-1]  # D, the length of an embedding
 
     def angles(self, count: int, generator: torch.Generator | None = None) -> list[float]:
         """`count` angles in degrees: drawn at random with a generator, equally spaced without."""
@@ -67,24 +62,22 @@ class PooledDetector(Detector):
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """(B, 3, H, W) -> what the backbone's frozen part makes of each scale, tensors (B, V, ...)."""
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            images = F.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True)
+        images = self.resized(images)
         count = self.cached_views if self.cache else self.train_views
         turns = [
             (image, angle)
             for image in images
             for angle in (self.angles(count, generator) if training else self.angles(self.test_views))
         ]
-        all_frozen = self.extractor.split() == len(self.extractor.steps())
         state: list[list[Tensor]] = [[] for _ in range(self.scales)]
-        for first in range(0, len(turns), CHUNK):
+        for first in range(0, len(turns), CHUNK):  # 64 views of 24 pictures at once would fill the memory
             views = torch.stack([_rotated(image, angle) for image, angle in turns[first : first + CHUNK]])
             for scale in range(self.scales):
                 size = self.image_size // 2**scale
                 scaled = F.interpolate(views, (size, size))  # nearest, as in the authors' code
                 scaled = scaled.contiguous(memory_format=torch.channels_last)  # twice as fast on a CPU
                 x = self.extractor.frozen_part(scaled)[-1]
-                state[scale].append(x.mean(dim=(2, 3)) if all_frozen else x)
+                state[scale].append(x if self.gates_are_trained() else x.mean(dim=(2, 3)))
         return [torch.cat(parts).unflatten(0, (len(images), -1)) for parts in state]
 
     def embed(self, state: list[Tensor]) -> Tensor:
@@ -105,16 +98,7 @@ class PooledDetector(Detector):
         return torch.cat([self.embed([t[c].to(self.device) for t in state.tensors]).cpu() for c in chunks])
 
     def frozen_name(self) -> str:
-        """Everything that the frozen features depend on."""
-        split = self.extractor.split()
-        names = [name for name, _ in self.extractor.steps()[:split]]
-        before = [name for name in self.extractor.points if name in names or f"{name}.0" in names]
-        gates = f", untrained {self.attention} at {', '.join(before)}" if before else ""
-        seed = f", seed {self.seed}" if before or self.weights is None else ""
-        return (
-            f"{self.backbone} ({self.weights}) up to {names[-1]}{gates}{seed}, {self.image_size} px, "
-            f"{self.scales} scales, {self.rotations} rotations"
-        )
+        return f"{super().frozen_name()}, {self.scales} scales, {self.rotations} rotations"
 
 
 def _rotated(image: Tensor, angle: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Detectors that judge every position of a picture: they read several levels of a backbone."""
+"""Detectors that stand on a pretrained network with attention in it, and read one or several levels of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHUNK = 32  # pictures that go through the backbone at a time: more do not fit a
 
 
 class PyramidDetector(Detector):
-    """What the methods with maps share: a pretrained network, read at several levels.
+    """What the methods on a pretrained network share: its frozen part, run once, and what trained its gates.
 
     Args:
         backbone, weights: see `attnad.backbones.make_backbone`.
@@ -30,6 +30,7 @@ class PyramidDetector(Detector):
     """
 
     default_levels: ClassVar[dict[str, tuple[str, ...]]] = {}
+    trained_by: ClassVar[str] = "joint"  # what a trained gate follows: this method's own loss
 
     def __init__(
         self, backbone: str, weights: str | None, levels: Iterable[str] | None,
@@ -51,10 +52,10 @@ class PyramidDetector(Detector):
 
     @property
     def gates(self) -> str | None:
-        """What trained the gates: None without attention, "untrained", or "joint" by this method's loss."""
+        """What trained the gates: None without attention, "untrained", or `trained_by`."""
         if not self.extractor.points:
             return None
-        return "joint" if self.gates_are_trained() else "untrained"
+        return self.trained_by if self.gates_are_trained() else "untrained"
 
     def gates_are_trained(self) -> bool:
         """Whether there is anything in the backbone that training changes."""
@@ -86,8 +87,9 @@ class PyramidDetector(Detector):
         """Everything that the frozen features depend on."""
         names = [name for name, _ in self.extractor.steps()[: self.extractor.split()]]
         before = [p for p in self.extractor.points if p in names or f"{p}.0" in names]
-        gates = f", untrained {self.attention} at {before}, seed {self.seed}" if before else ""
+        gates = f", untrained {self.attention} at {', '.join(before)}" if before else ""
+        seed = f", seed {self.seed}" if before or self.weights is None else ""
         return (
             f"{self.backbone} ({self.weights}) {', '.join(self.extractor.levels)} up to {names[-1]}"
-            f"{gates}, {self.image_size} px"
+            f"{gates}{seed}, {self.image_size} px"
         )
