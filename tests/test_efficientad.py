@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from attnad.backbones import WeightsUnavailable, make_backbone
+from attnad.backbones import make_backbone
 from attnad.methods import EfficientAD
 from attnad.methods.efficientad import _DroppingAdam, hard_mean, normalised, penalty_crops, recolour
 from attnad.pdn import PDN, Autoencoder, distill_teacher, load_teacher
+from attnad.weights import WeightsUnavailable
 
 SMALL = {"teacher": None, "image_size": 64, "steps": 4, "batch_size": 2, "cache": True, "device": "cpu"}
 

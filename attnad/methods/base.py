@@ -1,9 +1,8 @@
-"""What all detectors share: one training loop, prediction, checkpoints, saving and loading."""
+"""What all detectors share: one training loop and prediction. How they are kept is in `files`."""
 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from attnad.datasets.base import Dataset
 from attnad.maps import upsample
-from attnad.methods import files
+from attnad.methods.files import Kept
 
 
 @dataclass
@@ -73,7 +72,7 @@ def seeded(seed: int) -> Iterator[None]:
             np.random.set_state(state)  # noqa: NPY002
 
 
-class Detector(nn.Module):
+class Detector(Kept):
     """An anomaly detector: ``Method(...).fit(train).predict(test)``.
 
     A method says in `frozen` what of it never changes, in `loss` what is minimised over the rest, and in
@@ -303,96 +302,6 @@ class Detector(nn.Module):
         """The indices of all pictures, a batch at a time."""
         batches = torch.arange(len(dataset)).split(self.batch_size)
         return tqdm(batches, f"{type(self).__name__}: {what}", unit="batch", leave=False)
-
-    # --- Files ------------------------------------------------------------------------------------
-
-    def arguments(self) -> dict:
-        """The arguments this detector was made with, without the device."""
-        names = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in names if name not in ("self", "device")}
-
-    def save(self, path: str | Path) -> Path:
-        """Write weights (safetensors) and arguments (JSON, in the same file's header) to ``path``.
-
-        The suffix ``.safetensors`` is added if missing. The file appears whole or not at all.
-
-        Raises:
-            OSError: it could not be written, e.g. to a full disk.
-        """
-        return self._write(files.with_suffix(path))
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "auto", **replace) -> Detector:
-        """The detector that `save` wrote.
-
-        Args:
-            path: as given to `save`.
-            device: where it shall run.
-            replace: arguments to use instead of the stored ones, e.g. an attention block of your own.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: a file of another method, of other arguments, or of no detector at all.
-        """
-        path = files.with_suffix(path)
-        tensors, stored = files.read(path, "model.")
-        if stored["method"] != cls.__name__:
-            raise ValueError(f"{path} holds a {stored['method']}, not a {cls.__name__}")
-        arguments = stored["arguments"] | replace
-        for name, value in arguments.items():
-            if isinstance(value, dict) and "own" in value:
-                raise ValueError(
-                    f"{path} was saved with {name}={value['own']}, an object of your own: "
-                    f"pass it to load({name}=...)"
-                )
-        if "weights" in arguments:
-            arguments["weights"] = None  # all weights are in the file: nothing needs to be downloaded
-        detector = cls(**arguments, device=device)
-        if "weights" in arguments:
-            detector.weights = (stored["arguments"] | replace)["weights"]
-        for name, buffer in detector.named_buffers():
-            if name in tensors and buffer.shape != tensors[name].shape:  # a memory as long as its data set
-                owner, _, attribute = name.rpartition(".")
-                setattr(detector.get_submodule(owner), attribute, torch.empty_like(tensors[name]))
-        try:
-            detector.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit a {cls.__name__} with its arguments: {error}") from error
-        detector.history = stored["history"]
-        return detector.to(detector.device).eval()
-
-    def _write(self, path: Path, optimizer: torch.optim.Optimizer | None = None, pictures: int = 0) -> Path:
-        tensors = {f"model.{key}": tensor for key, tensor in self.state_dict().items()}
-        if optimizer is not None:
-            for index, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
-        arguments = files.plain(self.arguments())
-        stored = {"method": type(self).__name__, "arguments": arguments, "history": self.history}
-        return files.write(path, tensors, stored | {"pictures": pictures})
-
-    def _resume(self, path: Path, optimizer: torch.optim.Optimizer, pictures: int) -> None:
-        tensors, stored = files.read(path)
-        theirs = {"method": stored["method"], "pictures": stored["pictures"], **stored["arguments"]}
-        mine = {"method": type(self).__name__, "pictures": pictures, **files.plain(self.arguments())}
-        for name, value in mine.items():
-            if name != "epochs" and value != theirs.get(name):
-                raise ValueError(
-                    f"{path} is a checkpoint with {name}={theirs.get(name)!r}, here it would be "
-                    f"{value!r}: delete the file to start anew, or name another"
-                )
-        if len(stored["history"]) > self.epochs:
-            raise ValueError(
-                f"{path} is a checkpoint after {len(stored['history'])} epochs, more than {self.epochs}: "
-                "delete the file to start anew, or name another"
-            )
-        self.load_state_dict({k[len("model.") :]: t for k, t in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        self.history = stored["history"]
 
 
 def _images(dataset: Pictures, indices: list[int]) -> Tensor:

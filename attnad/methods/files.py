@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def with_suffix(path: str | Path) -> Path:
@@ -73,3 +75,107 @@ def read(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
         raise ValueError(
             f"{path} is damaged or was not saved by this package ({error!r}): delete it, or get it again"
         ) from error
+
+
+class Kept(nn.Module):
+    """A module that can be written to a file and made again from it, also in the middle of its training.
+
+    Its constructor keeps every argument as an attribute of the same name.
+
+    Attributes:
+        device: where it runs.
+        epochs: that it is to be trained for.
+        history: one dict for each finished epoch.
+    """
+
+    device: torch.device
+    epochs: int
+    history: list[dict]
+
+    def arguments(self) -> dict:
+        """The arguments this detector was made with, without the device."""
+        names = inspect.signature(type(self).__init__).parameters
+        return {name: getattr(self, name) for name in names if name not in ("self", "device")}
+
+    def save(self, path: str | Path) -> Path:
+        """Write weights (safetensors) and arguments (JSON, in the same file's header) to ``path``.
+
+        The suffix ``.safetensors`` is added if missing. The file appears whole or not at all.
+
+        Raises:
+            OSError: it could not be written, e.g. to a full disk.
+        """
+        return self._write(with_suffix(path))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", **replace) -> Kept:
+        """The detector that `save` wrote.
+
+        Args:
+            path: as given to `save`.
+            device: where it shall run.
+            replace: arguments to use instead of the stored ones, e.g. an attention block of your own.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file of another method, of other arguments, or of no detector at all.
+        """
+        path = with_suffix(path)
+        tensors, stored = read(path, "model.")
+        if stored["method"] != cls.__name__:
+            raise ValueError(f"{path} holds a {stored['method']}, not a {cls.__name__}")
+        arguments = stored["arguments"] | replace
+        for name, value in arguments.items():
+            if isinstance(value, dict) and "own" in value:
+                raise ValueError(
+                    f"{path} was saved with {name}={value['own']}, an object of your own: "
+                    f"pass it to load({name}=...)"
+                )
+        if "weights" in arguments:
+            arguments["weights"] = None  # all weights are in the file: nothing needs to be downloaded
+        detector = cls(**arguments, device=device)
+        if "weights" in arguments:
+            detector.weights = (stored["arguments"] | replace)["weights"]
+        for name, buffer in detector.named_buffers():
+            if name in tensors and buffer.shape != tensors[name].shape:  # a memory as long as its data set
+                owner, _, attribute = name.rpartition(".")
+                setattr(detector.get_submodule(owner), attribute, torch.empty_like(tensors[name]))
+        try:
+            detector.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not fit a {cls.__name__} with its arguments: {error}") from error
+        detector.history = stored["history"]
+        return detector.to(detector.device).eval()
+
+    def _write(self, path: Path, optimizer: torch.optim.Optimizer | None = None, pictures: int = 0) -> Path:
+        tensors = {f"model.{key}": tensor for key, tensor in self.state_dict().items()}
+        if optimizer is not None:
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+        arguments = plain(self.arguments())
+        stored = {"method": type(self).__name__, "arguments": arguments, "history": self.history}
+        return write(path, tensors, stored | {"pictures": pictures})
+
+    def _resume(self, path: Path, optimizer: torch.optim.Optimizer, pictures: int) -> None:
+        tensors, stored = read(path)
+        theirs = {"method": stored["method"], "pictures": stored["pictures"], **stored["arguments"]}
+        mine = {"method": type(self).__name__, "pictures": pictures, **plain(self.arguments())}
+        for name, value in mine.items():
+            if name != "epochs" and value != theirs.get(name):
+                raise ValueError(
+                    f"{path} is a checkpoint with {name}={theirs.get(name)!r}, here it would be "
+                    f"{value!r}: delete the file to start anew, or name another"
+                )
+        if len(stored["history"]) > self.epochs:
+            raise ValueError(
+                f"{path} is a checkpoint after {len(stored['history'])} epochs, more than {self.epochs}: "
+                "delete the file to start anew, or name another"
+            )
+        self.load_state_dict({k[len("model.") :]: t for k, t in tensors.items() if k.startswith("model.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = tensor
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        self.history = stored["history"]
