@@ -128,7 +128,7 @@ def evaluate(prediction, test, limit: float = 0.3) -> dict[str, float]:
 
     Args:
         prediction: has ``scores`` (N,) and ``maps`` (N, H, W) or None.
-        test: a `Dataset` of the same N samples. Its pictures are read only if there are maps and masks.
+        test: a `Dataset` of the same N samples. Its anomalous pictures are read if there are maps and masks.
         limit: of `aupro`.
 
     Returns:
@@ -158,16 +158,16 @@ def evaluate(prediction, test, limit: float = 0.3) -> dict[str, float]:
 
 def _masks(test, shape: tuple[int, ...]) -> np.ndarray:
     masks = np.zeros((len(test), *shape), dtype=bool)
-    for i, sample in enumerate(test):
-        if sample.mask is not None:
-            if sample.mask.shape[-2:] != shape:
-                raise ValueError(
-                    f"{sample.path}: its mask is {sample.mask.shape[-2:]} pixels, its anomaly map {shape}. "
-                    "Load the data set with the size of the maps, or resize the maps."
-                )
-            masks[i] = sample.mask[0]
-        elif sample.label:
+    for i in np.flatnonzero(test.labels):  # no need to read the normal pictures
+        sample = test[int(i)]
+        if sample.mask is None:
             raise ValueError(f"{sample.path}: an anomalous sample without a mask, though others have one")
+        if sample.mask.shape[-2:] != shape:
+            raise ValueError(
+                f"{sample.path}: its mask is {sample.mask.shape[-2:]} pixels, its anomaly map {shape}. "
+                "Load the data set with the size of the maps, or resize the maps."
+            )
+        masks[i] = sample.mask[0]
     return masks
 
 

@@ -196,6 +196,8 @@ def test_evaluate_reads_no_picture_it_does_not_need():
     without = dataset([None] * 6, labels, reads)
     figures = metrics.evaluate(SimpleNamespace(scores=np.arange(6.0), maps=maps), without)
     assert len(reads) == 1 and np.isnan(figures["pixel_auroc"])
+    metrics.evaluate(SimpleNamespace(scores=np.arange(6.0), maps=maps), dataset(masks, labels, reads))
+    assert len(reads) == 1 + 1 + labels.sum() < 8  # the first anomalous one is looked at before the others
 
 
 def test_evaluate_names_the_bad_mask():
