@@ -240,9 +240,12 @@ def test_check_finds_what_is_wrong(tmp_path):
     put(tmp_path / "test" / "cut" / "1.png", 62)
     put(tmp_path / "ground_truth" / "cut" / "1_mask.png", 0, "L")
     (tmp_path / "train" / "good" / "broken.png").write_bytes(b"\x89PNG nothing")
+    assert "file format" not in str(datasets.check(tmp_path))
+    for path in (tmp_path / "test" / "cut").iterdir():
+        path.rename(path.with_suffix(".jpg"))
     text = str(datasets.check(tmp_path))
     for wrong in ("the test is spoilt", "only 40 x 30 pixels", "squeezed", "mask is empty",
-                  "broken.png: cannot be read",
+                  "broken.png: cannot be read", "good pictures are .png, defective ones .jpg",
                   "only 4 pictures to train on", "1 of 3 defective pictures have no mask"):  # fmt: skip
         assert wrong in text, wrong
     assert "both" in str(datasets.check(tmp_path / "train"))
@@ -352,6 +355,24 @@ def test_small_defects_survive(tmp_path):
         tmp_path / "one.png"
     )  # class numbers instead of white
     assert read_mask(tmp_path / "one.png", 64).sum() == 1
+
+
+@pytest.mark.parametrize("value", [1, 2, 255, 30000, 65535])
+def test_masks_of_16_bits(tmp_path, value):
+    """White, grey or the number of a class: what is not black is defect."""
+    pixels = np.zeros((64, 64), np.uint16)
+    pixels[8:16, 8:16] = value
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    mask = read_mask(tmp_path / "m.png", 64)
+    assert mask[0, 8:16, 8:16].all() and mask.sum() == 64
+
+
+def test_transparent_parts_of_a_mask_are_no_defect(tmp_path):
+    pixels = np.full((64, 64, 4), 255, np.uint8)
+    pixels[:, 32:, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    mask = read_mask(tmp_path / "m.png", 64)
+    assert mask[0, :, :32].all() and not mask[0, :, 32:].any()
 
 
 # --- downloads ---

@@ -53,8 +53,8 @@ def open_picture(path: str | Path) -> Image.Image:
         ) from None
 
 
-def to_rgb(image: Image.Image, path: str | Path = "picture") -> Image.Image:
-    """Any mode to 8-bit RGB: grey is repeated, 16 bits are scaled, transparency is laid on white.
+def to_rgb(image: Image.Image, path: str | Path = "picture", paper: str = "white") -> Image.Image:
+    """Any mode to 8-bit RGB: grey is repeated, 16 bits are scaled, what is transparent shows the paper.
 
     Raises:
         DataError: floating-point or 32-bit pictures, whose range nobody can know.
@@ -70,8 +70,7 @@ def to_rgb(image: Image.Image, path: str | Path = "picture") -> Image.Image:
         return Image.fromarray((values.astype(np.float64) / 257 + 0.5).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        paper = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(paper, layer).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, paper), layer).convert("RGB")
     return image.convert("RGB")
 
 
@@ -96,7 +95,7 @@ def read_image(path: str | Path, size: int, box: tuple[int, int, int, int] | Non
 
 
 def read_mask(path: str | Path, size: int, picture: str | Path | None = None) -> np.ndarray:
-    """A mask file as (1, size, size) bool: every pixel that is not black is defect.
+    """A mask file as (1, size, size) bool: every pixel that is neither black nor transparent is defect.
 
     A pixel is True if at least half of it was; a defect too small for that keeps every pixel it touches.
 
@@ -116,22 +115,16 @@ def read_mask(path: str | Path, size: int, picture: str | Path | None = None) ->
                 f"{path}: the mask is {image.size[0]} x {image.size[1]} pixels, its picture {picture} "
                 f"{expected[0]} x {expected[1]}; a mask must have the size of its picture"
             )
-    mask = np.asarray(to_rgb(drop_alpha(image), path)).max(axis=2)
+    rgb = to_rgb(image, path, paper="black")
+    deep = image.mode.startswith("I")  # up to 65535, where 8 bits would lose small numbers
+    mask, one = (np.asarray(image), 257) if deep else (np.asarray(rgb).max(axis=2), 1)
     # JPEG masks are not clean: what is nearly black was black. The cutoff is low because some label editors
     # write class numbers (1, 2, ...) instead of white.
-    cutoff = 16 if mask.max(initial=0) > 32 else 0
+    cutoff = 16 * one if mask.max(initial=0) > 32 * one else 0
     marked = Image.fromarray((mask > cutoff).astype(np.float32))
     share = np.asarray(marked.resize((size, size), Image.Resampling.BOX))
     inside = share >= 0.5
     return (inside if inside.any() else share > 0)[None]
-
-
-def drop_alpha(image: Image.Image) -> Image.Image:
-    """The same picture with transparency on black: in a mask, what is transparent is not defect."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer).convert("RGB")
-    return image
 
 
 def open_size(path: str | Path) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attnad.datasets import folder
-from attnad.datasets.images import DataError, open_picture, open_size, read_mask
+from attnad.datasets.images import DataError, open_picture, read_mask
 
 TINY = 64  # pixels a side; the backbones see at most two by two positions of anything smaller
 FEW = 20
@@ -80,15 +80,15 @@ def check(
             )
             say(f"{entry.path}: the same picture as {twin.path}{across}")
         if entry.mask is not None:
-            _check_mask(entry.mask, entry, report)
+            _check_mask(entry.mask, entry.path, picture.size, report)
     _check_numbers(report, entries)
     return report
 
 
-def _check_mask(mask_file: Path, entry: folder.Entry, report: Report) -> None:
+def _check_mask(mask_file: Path, path: Path, size: tuple[int, int], report: Report) -> None:
     report.masks += 1
     try:
-        mask = read_mask(mask_file, max(8, min(512, *open_size(entry.path))), entry.path)
+        mask = read_mask(mask_file, max(8, min(512, *size)), path)
     except DataError as error:
         report.problems.append(str(error))
         return
@@ -111,9 +111,7 @@ def _check_numbers(report: Report, entries: list[folder.Entry]) -> None:
         say(f"the test has {good} normal and {bad} anomalous pictures: an AUROC needs both")
     if 0 < report.masks < bad:
         say(f"{bad - report.masks} of {bad} defective pictures have no mask: pixel figures leave them out")
-    if len({e.path.suffix.lower() for e in entries if e.defect == "good"} | {""}) > 1:
-        kinds = [{e.path.suffix.lower() for e in entries if (e.defect == "good") == g} for g in (True, False)]
-        if kinds[1] and not kinds[0] & kinds[1]:
-            usual, other = (", ".join(sorted(k)) for k in kinds)
-            say(f"good pictures are {usual}, defective ones {other}: "
-                "a detector may learn the file format")  # fmt: skip
+    kinds = [{e.path.suffix.lower() for e in entries if (e.defect == "good") == g} for g in (True, False)]
+    if all(kinds) and not kinds[0] & kinds[1]:
+        usual, other = (", ".join(sorted(k)) for k in kinds)
+        say(f"good pictures are {usual}, defective ones {other}: a detector may learn the file format")
