@@ -123,9 +123,30 @@ def test_knobs_turn_one_thing():
 def test_wrong_knobs_are_named(options):
     with pytest.raises(datasets.DataError, match=next(iter(options))):
         datasets.load("powerline", **options)
+    if "colour" not in options:  # what Python itself says of a function's unknown argument is clear enough
+        with pytest.raises(datasets.DataError, match=next(iter(options))):
+            powerline.picture(**options)
+
+
+@pytest.mark.parametrize("options", [{"light": 2}, {"light": -0.1}, {"defect_size": 0}, {"defect_size": 5}])
+def test_wrong_knobs_of_a_wafer_are_named(options):
+    with pytest.raises(datasets.DataError, match=next(iter(options))):
+        datasets.load("wafer", **options)
+    with pytest.raises(datasets.DataError, match=next(iter(options))):
+        wafer.picture(**options)
+
+
+@pytest.mark.parametrize("module", [powerline, wafer])
+def test_unknown_category_is_named(module):
+    with pytest.raises(datasets.DataError, match=f"no category 'x'; it has: {module.SOURCE.categories[0]}"):
+        module.picture("x")
+    with pytest.raises(datasets.DataError, match="no category 'x'"):
+        module.load("x", "train", 32, 0)
 
 
 def test_unknown_defect_is_named():
+    with pytest.raises(datasets.DataError, match="scratch"):
+        wafer.picture("chip", defect="missing_cap")
     with pytest.raises(datasets.DataError, match="bird_nest"):
         powerline.picture("glass_insulator", defect="bird_nest")
 

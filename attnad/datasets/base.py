@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from attnad.datasets.images import DataError
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -61,7 +63,7 @@ class Source:
         splits: that `load` knows.
         masks: whether defects are marked in pixels.
         counts: category -> published numbers of (train good, test good, test anomalous).
-        fetch: how `attnad.datasets.download` gets it: ``("git" | "drive" | "zip", address)``; None: by hand.
+        fetch: how `attnad.datasets.download` gets it: ``("git" | "drive", address)``; None: by hand.
     """
 
     name: str
@@ -76,6 +78,12 @@ class Source:
     masks: bool = True
     counts: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     fetch: tuple[str, str] | None = None
+
+    def check_category(self, category: str | None) -> None:
+        """Raises a `DataError` if there is no such category."""
+        if self.categories and category not in self.categories:
+            has = ", ".join(self.categories)
+            raise DataError(f"{self.name} has no category {category!r}; it has: {has}")
 
 
 class Dataset(Sequence[Sample]):

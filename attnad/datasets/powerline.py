@@ -12,7 +12,6 @@ import zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -52,7 +51,7 @@ class Look:
     scale: float = 1.0
     defect_size: float = 1.0
     corrosion: float | None = None
-    annotation: Literal["gap", "area"] = "gap"
+    annotation: str = "gap"
 
     def __post_init__(self):
         for knob in ("clutter", "light", "corrosion"):
@@ -69,7 +68,8 @@ class Look:
 
 def load(
     category: str, split: str, size: int, seed: int, root: str | Path | None = None,
-    train_count: int = 200, test_count: int = 60, **look,
+    train_count: int = 200, test_count: int = 60, clutter: float | None = None, light: float | None = None,
+    scale: float = 1.0, defect_size: float = 1.0, corrosion: float | None = None, annotation: str = "gap",
 ) -> Dataset:  # fmt: skip
     """Generated pictures of one asset. ``test`` holds ``test_count`` normal and as many anomalous ones.
 
@@ -81,26 +81,20 @@ def load(
         root: not used.
         train_count: normal pictures in ``train``.
         test_count: normal pictures in ``test``, and anomalous ones.
-        **look: the knobs:
-            clutter: 0 a smooth background to 1 towers, wires and branches behind the object; None: any.
-            light: 0 dusk to 1 glare; None: any.
-            scale: size of the object relative to the usual.
-            defect_size: 1 is usual. Glass: discs that are missing (below 1 a remnant of the disc stays).
-                Corrosion and nests: how much of the part is affected.
-            corrosion: strength of the rust, 0 to 1; None: any.
-            annotation: mask of a missing cap: ``"gap"`` the visible gap, ``"area"`` all of where the disc
-                should be.
+        clutter: 0 a smooth background to 1 towers, wires and branches behind the object; None: any.
+        light: 0 dusk to 1 glare; None: any.
+        scale: size of the object relative to the usual.
+        defect_size: 1 is usual. Glass: discs that are missing (below 1 a remnant of the disc stays).
+            Corrosion and nests: how much of the part is affected.
+        corrosion: strength of the rust, 0 to 1; None: any.
+        annotation: mask of a missing cap: ``"gap"`` the visible gap, ``"area"`` all of where the disc should
+            be.
 
     Raises:
-        DataError: a knob that does not exist or is out of range.
+        DataError: a category that does not exist, or a knob out of range.
     """
-    unknown = set(look) - set(Look.__dataclass_fields__)
-    if unknown:
-        raise DataError(
-            f"powerline has no option {', '.join(sorted(unknown))}; "
-            f"it has: {', '.join(Look.__dataclass_fields__)}"
-        )
-    knobs = Look(**look)
+    SOURCE.check_category(category)
+    look = Look(clutter, light, scale, defect_size, corrosion, annotation)
     kinds = ASSETS[category][1]
     defects = ["good"] * (train_count if split == "train" else test_count)
     if split == "test":
@@ -108,11 +102,11 @@ def load(
     records = [
         Record(
             int(defect != "good"), defect, f"powerline/{category}/{split}/{defect}/{seed}-{i}",
-            partial(_read, category, split, i, seed, defect, knobs),
+            partial(_read, category, split, i, seed, defect, look),
         )
         for i, defect in enumerate(defects)
     ]  # fmt: skip
-    return Dataset("powerline", category, split, records, size)
+    return Dataset(SOURCE.name, category, split, records, size)
 
 
 def picture(
@@ -127,6 +121,7 @@ def picture(
     Raises:
         DataError: as `load`; or a defect that this asset does not have.
     """
+    SOURCE.check_category(category)
     kinds = ("good", *ASSETS[category][1])
     if defect not in kinds:
         raise DataError(f"{category} has no defect {defect!r}; it has: {', '.join(kinds)}")

@@ -52,12 +52,9 @@ def load(
         defect_size: relative to the usual, above 0 and at most 4.
 
     Raises:
-        DataError: a knob out of range.
+        DataError: a category that does not exist, or a knob out of range.
     """
-    if light is not None and not 0 <= light <= 1:
-        raise DataError(f"light={light}: must be between 0 and 1")
-    if not 0 < defect_size <= 4:
-        raise DataError(f"defect_size={defect_size}: must be above 0 and at most 4")
+    _check(category, light, defect_size)
     defects = ["good"] * (train_count if split == "train" else test_count)
     if split == "test":
         defects += [DEFECTS[i % len(DEFECTS)] for i in range(test_count)]
@@ -68,17 +65,26 @@ def load(
         )
         for i, defect in enumerate(defects)
     ]  # fmt: skip
-    return Dataset("wafer", category, split, records, size)
+    return Dataset(SOURCE.name, category, split, records, size)
 
 
 def picture(
     category: str = "chip", index: int = 0, defect: str = "good", size: int = 256, split: str = "test",
     seed: int = 0, light: float | None = None, defect_size: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """One picture with any defect; returns image, defect mask and object mask as `powerline.picture` does."""
+    """One picture with any defect; returns, and raises, what `powerline.picture` does."""
+    _check(category, light, defect_size)
     if defect not in ("good", *DEFECTS):
         raise DataError(f"wafer has no defect {defect!r}; it has: good, {', '.join(DEFECTS)}")
     return _read(category, split, index, seed, defect, light, defect_size, size)
+
+
+def _check(category: str, light: float | None, defect_size: float) -> None:
+    SOURCE.check_category(category)
+    if light is not None and not 0 <= light <= 1:
+        raise DataError(f"light={light}: must be between 0 and 1")
+    if not 0 < defect_size <= 4:
+        raise DataError(f"defect_size={defect_size}: must be above 0 and at most 4")
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -160,8 +166,8 @@ def _read(
     # The same draws for every defect, so that a picture and its good twin share the view.
     angle, shift, drawn = rng.normal(0, 0.6), rng.normal(0, 0.008, 2) * size, rng.beta(3, 3)
     fault, lens = rng.spawn(2)
-    if category == "street" or defect == "break_out":
-        _kerf(scene, category, rng)
+    if category == "street":
+        _kerf(scene, rng)
     if defect != "good":
         _PAINT[defect](scene, mask, category, lines, fault, defect_size)
         limit = Image.new("L", mask.size)
@@ -186,10 +192,8 @@ def _read(
     return image, *((np.asarray(m) > 127)[None] for m in (mask, inside))
 
 
-def _kerf(scene: Image.Image, category: str, rng: np.random.Generator) -> None:
+def _kerf(scene: Image.Image, rng: np.random.Generator) -> None:
     """The ragged edge that the saw leaves, on good pictures too."""
-    if category != "street":
-        return
     draw, s = ImageDraw.Draw(scene), scene.width
     for x in (0.453, 0.547):
         for y, r in zip(rng.uniform(0, 1, 14), rng.uniform(0.003, 0.010, 14), strict=True):
