@@ -71,7 +71,7 @@ def load(category: str, split: str, size: int, seed: int, root: str | Path | Non
                 within = [d for d in defects if _centre_within(d, box)]
                 if within:
                     records.append(Record(1, "missing_cap", str(path), partial(_read, path, box, within)))
-    return Dataset("cplid", category, split, records, size)
+    return Dataset(SOURCE.name, category, split, records, size)
 
 
 def boxes(path: Path) -> list[Box]:

@@ -85,7 +85,7 @@ def load(category: str, split: str, size: int, seed: int, root: str | Path | Non
         Record(int(steps[i] > 0), names[int(steps[i])], str(files[i]), partial(_read, files[i]))
         for i in indices
     ]
-    return Dataset("elpv", category, split, records, size)
+    return Dataset(SOURCE.name, category, split, records, size)
 
 
 def package_folder() -> Path:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attnad.datasets.base import Dataset, Record, Source
+from attnad.datasets.base import Dataset, Record, Source, warn_counts
+from attnad.datasets.download import find_category, find_root
 from attnad.datasets.images import DataError, MissingDataError, is_picture, read_image, read_mask
 
 SOURCE = Source(
@@ -76,19 +77,29 @@ def load(
     entries = [e for e in divided(scan(home), seed, train_fraction) if e.split == split]
     if not entries:
         raise MissingDataError(f"{home}: nothing for {split!r} in it; add pictures, or change train_fraction")
-    return Dataset("folder", category or home.resolve().stem, split, to_records(entries), size)
+    return Dataset(SOURCE.name, category or home.resolve().stem, split, to_records(entries), size)
 
 
-def mvtec_records(home: Path, split: str) -> list[Record]:
-    """The records of one category laid out like MVTec AD; good pictures first, then by defect and name.
+def load_published(
+    source: Source, category: str, split: str, size: int, seed: int, root: str | Path | None = None
+) -> Dataset:
+    """One category of a published data set laid out like MVTec AD; good pictures first, then by defect.
+
+    Args:
+        source: the data set.
+        category, split, size, root: as in `attnad.datasets.load`.
+        seed: changes nothing, the split is the authors'.
 
     Raises:
-        MissingDataError, DataError: as `load`.
+        MissingDataError: the data are not there.
+        DataError: a mask without its picture.
     """
+    home = find_category(find_root(source, root), category, source)
     records = to_records([e for e in _mvtec(home) if e.split == split])
     if not records:
         raise MissingDataError(f"{home / split}: no picture in it; copy or download it again")
-    return records
+    warn_counts(source, category, split, records)
+    return Dataset(source.name, category, split, records, size)
 
 
 def to_records(entries: list[Entry]) -> list[Record]:

@@ -8,11 +8,10 @@ category, laid out like MVTec AD, is expected, and names are compared without ca
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
-from attnad.datasets.base import Dataset, Source, warn_counts
-from attnad.datasets.download import find_category, find_root
-from attnad.datasets.folder import mvtec_records
+from attnad.datasets.base import Source
+from attnad.datasets.folder import load_published
 
 COUNTS = {
     "glass_insulator": (2298, 581, 90),
@@ -37,14 +36,4 @@ SOURCE = Source(
     counts=COUNTS,
 )
 
-
-def load(category: str, split: str, size: int, seed: int, root: str | Path | None = None) -> Dataset:
-    """One asset; the split is the authors', so ``seed`` changes nothing.
-
-    Raises:
-        MissingDataError: the data are not there.
-    """
-    home = find_category(find_root(SOURCE, root), category, SOURCE)
-    records = mvtec_records(home, split)
-    warn_counts(SOURCE, category, split, records)
-    return Dataset("insplad_fault", category, split, records, size)
+load = partial(load_published, SOURCE)

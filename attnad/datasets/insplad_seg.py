@@ -7,11 +7,10 @@ could not be checked here: MVTec AD's is expected.
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
-from attnad.datasets.base import Dataset, Source, warn_counts
-from attnad.datasets.download import find_category, find_root
-from attnad.datasets.folder import mvtec_records
+from attnad.datasets.base import Source
+from attnad.datasets.folder import load_published
 
 COUNTS = {
     "glass_insulator": (1104, 591, 88),
@@ -19,28 +18,20 @@ COUNTS = {
     "vari_grip": (477, 114, 40),
 }
 
+DRIVE = "111XhVdn5z2f84jIQkNQ4FAiX2wbu0Xmw"
+
 SOURCE = Source(
     name="insplad_seg",
     title="InsPLAD-seg: three power line assets in the wild, with masks",
     kind="real",
     licence="see the paper's repository",
     size="unknown",
-    url="https://drive.google.com/file/d/111XhVdn5z2f84jIQkNQ4FAiX2wbu0Xmw",
+    url=f"https://drive.google.com/file/d/{DRIVE}",
     how="python -m attnad data get insplad_seg (needs: pip install gdown), or download "
-    "https://drive.google.com/file/d/111XhVdn5z2f84jIQkNQ4FAiX2wbu0Xmw yourself and add --archive FILE",
+    f"https://drive.google.com/file/d/{DRIVE} yourself and add --archive FILE",
     categories=tuple(COUNTS),
     counts=COUNTS,
-    fetch=("drive", "111XhVdn5z2f84jIQkNQ4FAiX2wbu0Xmw"),
+    fetch=("drive", DRIVE),
 )
 
-
-def load(category: str, split: str, size: int, seed: int, root: str | Path | None = None) -> Dataset:
-    """One asset; the split is the authors', so ``seed`` changes nothing.
-
-    Raises:
-        MissingDataError: the data are not there.
-    """
-    home = find_category(find_root(SOURCE, root), category, SOURCE)
-    records = mvtec_records(home, split)
-    warn_counts(SOURCE, category, split, records)
-    return Dataset("insplad_seg", category, split, records, size)
+load = partial(load_published, SOURCE)

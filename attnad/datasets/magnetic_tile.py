@@ -57,7 +57,7 @@ def load(category: str, split: str, size: int, seed: int, root: str | Path | Non
     if not records:
         raise MissingDataError(f"{free}: no picture in it. To get the data: {SOURCE.how}")
     warn_counts(SOURCE, category, split, records)
-    return Dataset("magnetic_tile", category, split, records, size)
+    return Dataset(SOURCE.name, category, split, records, size)
 
 
 def _read(path: Path, kind: str, size: int):

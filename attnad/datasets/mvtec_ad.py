@@ -6,11 +6,10 @@ The layout was not checked against the archive here; it is the one that the auth
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
-from attnad.datasets.base import Dataset, Source, warn_counts
-from attnad.datasets.download import find_category, find_root
-from attnad.datasets.folder import mvtec_records
+from attnad.datasets.base import Source
+from attnad.datasets.folder import load_published
 
 COUNTS = {
     "bottle": (209, 20, 63), "cable": (224, 58, 92), "capsule": (219, 23, 109), "carpet": (280, 28, 89),
@@ -32,14 +31,4 @@ SOURCE = Source(
     counts=COUNTS,
 )
 
-
-def load(category: str, split: str, size: int, seed: int, root: str | Path | None = None) -> Dataset:
-    """One category; the split is the authors', so ``seed`` changes nothing.
-
-    Raises:
-        MissingDataError: the data are not there.
-    """
-    home = find_category(find_root(SOURCE, root), category, SOURCE)
-    records = mvtec_records(home, split)
-    warn_counts(SOURCE, category, split, records)
-    return Dataset("mvtec_ad", category, split, records, size)
+load = partial(load_published, SOURCE)
