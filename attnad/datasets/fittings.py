@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw
 from attnad.datasets.drawing import Canvas, Frame, grown, noise
 
 METALS = ((0.72, 0.73, 0.74), (0.66, 0.65, 0.74), (0.60, 0.68, 0.70), (0.82, 0.81, 0.78), (0.55, 0.55, 0.56))
-OLD_STEEL = np.array([0.34, 0.31, 0.29])
 
 
 class View:
