@@ -4,6 +4,9 @@ A test whose name begins with ``test_wrong`` documents an error *in a paper*: th
 differs from what the paper's own cells give.
 """
 
+import shutil
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -293,3 +296,31 @@ def test_provenance_is_complete():
     assert "torch" in row["versions"] and "numpy" in row["versions"]
     assert row["device"].startswith("cpu: ") and row["date"].endswith("+00:00")
     assert not any("," in value for value in row.values())
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_commit_is_marked_when_sources_have_changed_and_not_when_results_have(tmp_path, monkeypatch):
+    files = [
+        tmp_path / f for f in ("attnad/results.py", "benchmarks/a.py", "book/01_a.md", "data/results/a.csv")
+    ]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("1\n")
+
+    def git(*arguments):
+        names = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        return subprocess.run(["git", *names, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(results, "_HERE", tmp_path / "attnad")
+    clean = results.provenance()["commit"]
+    assert len(clean) == 40
+    marked = {}
+    for file in files:
+        file.write_text("2\n")
+        marked[file.name] = results.provenance()["commit"]
+        file.write_text("1\n")
+    changed = f"{clean}+"
+    assert marked == {"results.py": changed, "a.py": changed, "01_a.md": changed, "a.csv": clean}
