@@ -171,16 +171,15 @@ def _live(controls: list[_Choice], start: list[int], frame: Callable) -> None:
 
 def _player(controls: list[_Choice], start: list[int], frame: Callable) -> str:
     """Every combination drawn, and the HTML that shows the one asked for."""
-    sources: list[str] = []
-    texts: list[str] = []
+    source_numbers: dict[str, int] = {}
+    text_numbers: dict[str, int] = {}
     show: list[tuple[int, int]] = []  # for each combination: which picture, which text
     width = 0
     for index in itertools.product(*(range(len(c.values)) for c in controls)):
         src, text, width = frame(*index)
-        for known, item in ((sources, src), (texts, text)):
-            if item not in known:
-                known.append(item)
-        show.append((sources.index(src), texts.index(text)))
+        source_number = source_numbers.setdefault(src, len(source_numbers))
+        show.append((source_number, text_numbers.setdefault(text, len(text_numbers))))
+    sources, texts = list(source_numbers), list(text_numbers)
 
     sizes = [len(c.values) for c in controls]
     first, first_text = show[int(np.ravel_multi_index(start, sizes))]
