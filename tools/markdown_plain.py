@@ -164,10 +164,8 @@ class Plain:
                 self._depth -= 1
 
         if name in ADMONITIONS or name == "admonition":
-            title = argument if name == "admonition" or not raw else name.capitalize()
+            title = argument if name == "admonition" and raw else name.capitalize()
             content = body() if raw else argument
-            if not raw:
-                title = name.capitalize()
             if "dropdown" in options.get("class", ""):
                 return details(title, content)
             return quote(f"**{title}**\n\n{content}")
@@ -285,7 +283,7 @@ class Plain:
             return f"`{text.split(':')[0]}` (computed here)"
         if name in ("sub", "sup", "kbd"):
             return f"<{name}>{text}</{name}>"
-        if name in ("abbr",):
+        if name == "abbr":
             return re.sub(r"\s*\(.*\)$", "", text)
         self.fail(line, f"the role {{{name}}} is not known here")
         raise AssertionError

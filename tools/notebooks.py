@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from chapters import BOOK, BUILD, chapters, colab_url, repository
-from markdown_plain import Plain
+from markdown_plain import Plain, details
 from stale import read
 
 # What a solution becomes.
@@ -99,8 +99,7 @@ def notebook(chapter: Path, solutions: str = FOLDED) -> str:
                 title = f"Solution of exercise {plain.exercise(match['label'], at)}"
             else:
                 if solutions == FOLDED:
-                    body = "\n\n".join(part.strip() for part in inside)
-                    cells.append(markdown(f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"))
+                    cells.append(markdown(details(title, "\n\n".join(part.strip() for part in inside))))
                 inside = None
     if inside is not None:
         raise ValueError(f"{chapter}: a solution-start without its solution-end")
