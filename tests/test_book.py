@@ -13,6 +13,8 @@ pytest.importorskip("yaml", reason="the book's tools are not installed: pip inst
 import chapters
 import yaml
 
+from attnad import results
+
 HTML = chapters.BUILD / "html"
 built = pytest.mark.skipif(not (HTML / "index.html").exists(), reason="no built book here: make book")
 
@@ -72,6 +74,40 @@ def test_recorded_times_are_of_chapters():
         rows = list(csv.DictReader(file))
     assert {r["chapter"] for r in rows} <= {c.stem for c in chapters.chapters()}
     assert all(float(r["seconds"]) > 0 and r["machine"] and r["commit"] for r in rows)
+
+
+@pytest.fixture
+def build_book():
+    return pytest.importorskip(
+        "build_book", reason="the book's tools are not installed: pip install -e '.[book]'"
+    )
+
+
+def test_a_time_is_recorded_with_its_provenance(build_book, monkeypatch):
+    run = {
+        "device": "cpu: A CPU",
+        "python": "3.11.7",
+        "versions": "torch 2",
+        "commit": "ab12+",
+        "date": "2026",
+    }
+    monkeypatch.setattr(build_book, "provenance", lambda: run)
+    row = build_book.time_row("01_a", 1.26, 2, "quick")
+    assert tuple(row) == chapters.TIME_COLUMNS
+    cores = row.pop("cores")
+    assert int(cores) >= 1
+    assert list(row.values()) == ["01_a", "1.3", "2", "A CPU", "quick", "3.11.7", "ab12+", "2026"]
+
+
+def test_rows_of_times_are_added_and_replaced(build_book, tmp_path):
+    file = tmp_path / "results" / "times.csv"
+    assert chapters.read_times(file) == []
+    old, new, other = (
+        build_book.time_row(*row, 1, "quick") for row in (("02_b", 3), ("02_b", 4), ("01_a", 5))
+    )
+    build_book.write_times(file, [old])
+    build_book.write_times(file, [new, other])
+    assert chapters.read_times(file) == [other, new]
 
 
 def test_licences_of_text_and_pictures_are_named():

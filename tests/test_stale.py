@@ -38,6 +38,7 @@ def package(tmp_path):
         ("from attnad import c", {"__init__.py", "c.py"}),
         ("def g():\n    import attnad.a as a", {"__init__.py", "a.py", "b.py", "c.py"}),
         ("from attnad.zoo import load", {"__init__.py", "zoo/__init__.py", "zoo/cat.py", "c.py"}),
+        ("%matplotlib inline\nif 1:\n    !ls attnad\nfrom attnad import c", {"__init__.py", "c.py"}),
     ],
 )
 def test_imports_are_followed_also_lazy_ones(package, code, expected):
@@ -46,6 +47,7 @@ def test_imports_are_followed_also_lazy_ones(package, code, expected):
 
 def test_command_line_reaches_everything(package):
     assert "lonely.py" in package("import os; os.system('python -m attnad train')")
+    assert "lonely.py" in package("!python -m attnad data list")
 
 
 def cells(*sources):

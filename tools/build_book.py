@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import datetime
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -22,12 +20,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import nbformat
-from chapters import BOOK, BUILD, ROOT, TIME_COLUMNS, TIMES, chapters, config, duration
+from chapters import BOOK, BUILD, ROOT, TIME_COLUMNS, TIMES, chapters, config, duration, read_times
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
-from stale import digest, environment, key, read
+from stale import digest, environment, file_digest, key, read
+
+from attnad.results import provenance
 
 CACHE = BUILD / ".jupyter_cache"  # where Jupyter Book looks
 KEYS = BUILD / "chapter_keys.json"
@@ -85,7 +85,7 @@ def tidy(cell: nbformat.NotebookNode) -> None:
         cell.outputs = outputs
 
 
-def execute_stale(profile: str, jobs: int | None) -> dict[str, float]:
+def execute_stale(profile: str, jobs: int) -> dict[str, float]:
     """Executes what is stale; returns the seconds of each chapter executed. Exits if one fails."""
     BUILD.mkdir(exist_ok=True)
     cache = get_cache(str(CACHE))
@@ -106,7 +106,7 @@ def execute_stale(profile: str, jobs: int | None) -> dict[str, float]:
         return {}
 
     cores = os.cpu_count() or 1
-    jobs = min(jobs or 2, len(stale), cores)
+    jobs = min(jobs, len(stale), cores)
     threads = max(1, cores // jobs)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -161,27 +161,12 @@ def write(path: Path, text: str) -> None:
 
 
 def time_row(chapter: str, seconds: float, threads: int, profile: str) -> dict[str, str]:
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    run = provenance()
     values = (
-        chapter, f"{seconds:.1f}", str(threads), cpu_name(), str(os.cpu_count()), profile,
-        platform.python_version(), git.stdout.strip(),
-        datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
+        chapter, f"{seconds:.1f}", str(threads), run["device"].removeprefix("cpu: "), str(os.cpu_count()),
+        profile, run["python"], run["commit"], run["date"],
     )  # fmt: skip
-    return dict(zip(TIME_COLUMNS, values))
-
-
-def cpu_name() -> str:
-    """What the processor calls itself, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.*)$", info.read_text() if info.exists() else "", re.MULTILINE)
-    return names[0].strip() if names else platform.processor() or platform.machine()
-
-
-def read_times(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf8") as file:
-        return list(csv.DictReader(file))
+    return dict(zip(TIME_COLUMNS, values, strict=True))
 
 
 def write_times(path: Path, rows: list[dict[str, str]]) -> None:
@@ -206,7 +191,7 @@ def build_pages() -> None:
     ]
     state = digest(
         environment("pages"),
-        *(digest(str(f.relative_to(ROOT)), f.read_bytes()) for f in sorted(sources) if f.is_file()),
+        *(file_digest(f) for f in sorted(sources) if f.is_file()),
     )
     if INDEX.exists() and PAGES_KEY.exists() and PAGES_KEY.read_text() == state:
         print("The pages are up to date.")
@@ -214,9 +199,9 @@ def build_pages() -> None:
     PAGES_KEY.unlink(missing_ok=True)
     shutil.rmtree(BUILD / "html", ignore_errors=True)  # a page that was renamed must not stay
     run = "from jupyter_book.cli.main import main; main()"
-    command = [sys.executable, "-c", run, "build", str(ROOT), "-W", "--keep-going", "--all"]
+    command = [sys.executable, "-c", run, "build", str(ROOT), "-W", "--keep-going", "--all", "-q"]
     # --all: an incremental build forgets the warnings of the one before, and would pass.
-    done = subprocess.run([*command, "-q"], cwd=ROOT)
+    done = subprocess.run(command, cwd=ROOT)
     if done.returncode:
         sys.exit("\nThe book was not built: the warnings above are errors here.")
     write(PAGES_KEY, state)
@@ -224,7 +209,7 @@ def build_pages() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--jobs", type=int, help="chapters executed at the same time (2)")
+    parser.add_argument("--jobs", type=int, default=2, help="chapters executed at the same time (2)")
     parser.add_argument("--record", action="store_true", help="copy the last times into data/results/")
     args = parser.parse_args()
     if args.record:

@@ -48,12 +48,17 @@ def colab_url(chapter: Path) -> str:
     return f"https://colab.research.google.com/github/{name}/blob/{branch}/book/{chapter.stem}.ipynb"
 
 
+def read_times(path: Path) -> list[dict[str, str]]:
+    """One row for each chapter that was timed; none if there is no such file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf8") as file:
+        return list(csv.DictReader(file))
+
+
 def recorded_times() -> dict[str, dict[str, str]]:
     """The recorded row of each chapter in `TIMES`, by the chapter's name."""
-    if not TIMES.exists():
-        return {}
-    with TIMES.open(newline="", encoding="utf8") as file:
-        return {row["chapter"]: row for row in csv.DictReader(file)}
+    return {row["chapter"]: row for row in read_times(TIMES)}
 
 
 def reading_minutes(text: str) -> int:

@@ -27,6 +27,11 @@ def digest(*parts: str | bytes) -> str:
     return h.hexdigest()
 
 
+def file_digest(file: Path) -> str:
+    """Of where in the repository the file lies, and of what is in it."""
+    return digest(str(file.relative_to(ROOT)), file.read_bytes())
+
+
 def module_files(name: str, root: Path = ROOT) -> list[Path]:
     """The files that importing `name` runs: its package's `__init__`s and itself, as far as they exist."""
     files, parts = [], name.split(".")
@@ -53,10 +58,11 @@ def imports(code: str, package: str = "") -> set[str]:
 
 
 def dependencies(code: str, root: Path = ROOT) -> set[Path]:
-    """The files of `attnad` that running `code` can reach."""
+    """The files of `attnad` that running `code`, Python with magics of IPython, can reach."""
     found: set[Path] = set()
     if re.search(r"-m\s+attnad|import_module|__import__", code):
         return set(root.glob("attnad/**/*.py"))
+    code = re.sub(r"^(\s*)[%!].*$", r"\1pass", code, flags=re.MULTILINE)
     waiting = [
         f for name in imports(code) if name.split(".")[0] == "attnad" for f in module_files(name, root)
     ]
@@ -82,8 +88,7 @@ def environment(profile: str) -> str:
     )
     data = [f for f in sorted(ROOT.glob("data/**/*.csv")) if f != TIMES]
     weights = [f for f in sorted(ROOT.glob("attnad/**/*")) if f.suffix in {".safetensors", ".json", ".csv"}]
-    files = [digest(str(f.relative_to(ROOT)), f.read_bytes()) for f in data + weights]
-    return digest(platform.python_version(), profile, *packages, *files)
+    return digest(platform.python_version(), profile, *packages, *map(file_digest, data + weights))
 
 
 def read(chapter: Path) -> nbformat.NotebookNode:
@@ -93,6 +98,4 @@ def read(chapter: Path) -> nbformat.NotebookNode:
 
 def key(notebook: nbformat.NotebookNode, env: str) -> str:
     cells = [c.source for c in notebook.cells if c.cell_type == "code"]
-    python = "\n".join(re.sub(r"^(\s*)[%!].*$", r"\1pass", c, flags=re.MULTILINE) for c in cells)
-    files = dependencies(python if "-m attnad" not in "".join(cells) else "import_module")
-    return digest(env, *cells, *(digest(str(f.relative_to(ROOT)), f.read_bytes()) for f in sorted(files)))
+    return digest(env, *cells, *map(file_digest, sorted(dependencies("\n".join(cells)))))
