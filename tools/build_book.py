@@ -62,27 +62,7 @@ def execute(chapter: Path, notebook: nbformat.NotebookNode) -> float:
         raise RuntimeError(
             f"{chapter.relative_to(ROOT)}: code cell {n + 1} of {len(code)} failed\n\n{what}"
         ) from None
-    for cell in notebook.cells:
-        tidy(cell)
     return time.perf_counter() - begin
-
-
-def tidy(cell: nbformat.NotebookNode) -> None:
-    """Makes outputs fit for a static page: no widget without a kernel, progress bars in their last state."""
-    outputs = []
-    for output in cell.get("outputs", []):
-        if "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-            continue
-        if output.output_type == "stream":
-            output.text = "".join(
-                line.rstrip("\r\n").split("\r")[-1] + "\n" * line.endswith("\n")
-                for line in re.findall(r"[^\n]*\n|[^\n]+", output.text)
-            )
-            if not output.text.strip():
-                continue
-        outputs.append(output)
-    if "outputs" in cell:
-        cell.outputs = outputs
 
 
 def execute_stale(profile: str, jobs: int) -> dict[str, float]:
