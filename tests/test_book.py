@@ -13,8 +13,6 @@ pytest.importorskip("yaml", reason="the book's tools are not installed: pip inst
 import chapters
 import yaml
 
-from attnad import results
-
 HTML = chapters.BUILD / "html"
 built = pytest.mark.skipif(not (HTML / "index.html").exists(), reason="no built book here: make book")
 
