@@ -26,7 +26,6 @@ first trainable block, once, and `Backbone.trained_part` the rest, as often as n
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -37,128 +36,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from attnad.attention import Attention, make_attention
-from attnad.weights import imagenet
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-class Backbone(nn.Module, ABC):
-    """A frozen network cut into steps, with trainable attention in it.
-
-    Subclasses set `all_levels` and `all_points` and build the network.
-
-    Args:
-        attention: name or constructor of a block (see `attnad.attention.make_attention`), None for none.
-        points: where the blocks go, a subset of `all_points`; None for every point up to the last level.
-        levels: which levels to return, a subset of `all_levels`, in order; None for the last one.
-
-    Attributes:
-        channels: of each returned level.
-        attention: the blocks by point; the same modules that run inside the network.
-    """
-
-    all_levels: tuple[str, ...]
-    all_points: tuple[str, ...]
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-    _mean: Tensor
-    _std: Tensor
-
-    def __init__(
-        self,
-        attention: Attention | None = None,
-        points: Iterable[str] | None = None,
-        levels: Iterable[str] | None = None,
-    ):
-        super().__init__()
-        self.levels = _chosen("level", levels, self.all_levels) or self.all_levels[-1:]
-        if attention is None:
-            self.points: tuple[str, ...] = ()
-        elif points is None:
-            self.points = self.reachable_points()
-        else:
-            self.points = _chosen("attention point", points, self.reachable_points())
-        self.register_buffer("_mean", torch.tensor(self.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(self.std).view(1, 3, 1, 1), persistent=False)
-
-    def reachable_points(self) -> tuple[str, ...]:
-        """The attention points that come before or at the last level read."""
-        return self.all_points[: self.all_points.index(self.levels[-1]) + 1]
-
-    @property
-    @abstractmethod
-    def channels(self) -> tuple[int, ...]:
-        """Of each of `levels`."""
-
-    @property
-    @abstractmethod
-    def attention(self) -> dict[str, nn.Module | list[nn.Module]]:
-        """The attention block of each point (a list of them where a point has several)."""
-
-    @abstractmethod
-    def steps(self) -> list[tuple[str, nn.Module]]:
-        """(name, module) in the order in which they run; a name of `levels` marks that level's end."""
-
-    def attention_parameters(self) -> list[nn.Parameter]:
-        """The parameters of all attention blocks: the only ones that are ever trained."""
-        blocks = nn.ModuleList()
-        for found in self.attention.values():
-            blocks.extend(found if isinstance(found, list) else [found])
-        return list(blocks.parameters())
-
-    def freeze(self, train_attention: bool = False) -> Backbone:
-        """Fix every weight; with `train_attention`, all but those of the attention blocks."""
-        self.requires_grad_(False)
-        if train_attention:
-            for parameter in self.attention_parameters():
-                parameter.requires_grad_(True)
-        return self
-
-    def train(self, mode: bool = True) -> Backbone:
-        """Stays in evaluation mode: the statistics of a frozen batch normalisation are frozen too."""
-        return super().train(False)
-
-    def split(self) -> int:
-        """Index of the first step with something to train; the number of steps if there is none."""
-        steps = self.steps()
-        for index, (_, module) in enumerate(steps):
-            if any(p.requires_grad for p in module.parameters()):
-                return index
-        return len(steps)
-
-    def frozen_part(self, images: Tensor) -> list[Tensor]:
-        """Run everything before the first trainable block.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1].
-
-        Returns:
-            The state from which `trained_part` goes on: the levels passed so far and, unless the whole
-            network is frozen, the activation where training begins. Without gradients.
-        """
-        split, steps = self.split(), self.steps()
-        with torch.no_grad():
-            x, passed = self._run(steps[:split], (images - self._mean) / self._std)
-        return passed if split == len(steps) else [*passed, x]
-
-    def trained_part(self, state: list[Tensor]) -> list[Tensor]:
-        """From the state that `frozen_part` returned to all levels, each (B, C, H', W')."""
-        split, steps = self.split(), self.steps()
-        if split == len(steps):
-            return state
-        *passed, x = state
-        return passed + self._run(steps[split:], x)[1]
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] -> one feature map (B, C, H', W') for each of `levels`."""
-        return self.trained_part(self.frozen_part(images))
-
-    def _run(self, steps: list[tuple[str, nn.Module]], x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        passed = []
-        for name, module in steps:
-            x = module(x)
-            if name in self.levels:
-                passed.append(x)
-        return x, passed
+from attnad.frozen import Backbone
+from attnad.weights import distilled_for, imagenet
 
 
 class AlexNet(Backbone):
@@ -194,6 +73,11 @@ class AlexNet(Backbone):
     @property
     def attention(self):
         return dict(self.blocks)
+
+    def absorb(self, tensors, point, block, mean):
+        behind = f"features.{self.after[point] + 1}.weight"  # of the convolution that reads this point
+        if behind in tensors:  # behind the last point there is only a pooling
+            tensors[behind] = tensors[behind] * mean[:, None, None]
 
     def steps(self):
         behind = {self.after[point]: point for point in self.points}
@@ -259,6 +143,10 @@ class ResNet18(Backbone):
     @property
     def attention(self):
         return {name: [block.attention for block in getattr(self, name)] for name in self.points}
+
+    def absorb(self, tensors, point, block, mean):
+        for name in (f"{point}.{block}.bn2.weight", f"{point}.{block}.bn2.bias"):
+            tensors[name] = tensors[name] * mean
 
     def steps(self):
         steps = [("stem", nn.Sequential(self.conv1, self.bn1, self.relu, self.maxpool))]
@@ -364,33 +252,29 @@ def make_backbone(
 
     Args:
         name: a key of `BACKBONES`.
-        weights: ``"imagenet"`` for pretrained ones; None for random ones, good for looking at shapes
-            only. Attention blocks always start untrained.
+        weights: ``"imagenet"`` for pretrained ones; ``"distilled"`` for those that ship with this package
+            (AlexNet, and ResNet-18 up to layer 3); None for random ones, good for looking at shapes only.
         attention, points, levels: see `Backbone`; where None, what the backbone itself prefers.
 
+    Attention blocks start untrained, but for ``"se"`` and ``"cbam"`` with distilled weights, which were
+    trained along with the network at all its points. Where only some of those points are chosen, each gate
+    that is left out is replaced by its mean so that what comes behind it finds about what
+    it was trained on. Any other block finds the plain network's distilled weights around it.
+
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a level for which there are no distilled weights.
         WeightsUnavailable: the weights are not on this machine and cannot be downloaded.
     """
     if name not in BACKBONES:
         raise ValueError(f"no backbone is called {name!r}: use one of {', '.join(BACKBONES)}")
-    if weights not in ("imagenet", None):
-        raise ValueError(f"no weights are called {weights!r}: use 'imagenet', or None for random ones")
+    if weights not in ("imagenet", "distilled", None):
+        raise ValueError(
+            f"no weights are called {weights!r}: use 'imagenet', 'distilled', or None for random ones"
+        )
     chosen = {} if levels is None else {"levels": levels}
     backbone = BACKBONES[name](attention, points, **chosen)
-    if weights == "imagenet":
-        wanted = backbone.state_dict()
-        for key, tensor in imagenet(name).items():
-            if key in wanted:
-                wanted[key] = tensor
-        backbone.load_state_dict(wanted)
+    if weights is not None:
+        tensors = imagenet(name) if weights == "imagenet" else distilled_for(backbone, name, attention)
+        wanted = backbone.state_dict()  # a file may hold more, such as a classifier
+        backbone.load_state_dict(wanted | {key: tensors[key] for key in wanted if key in tensors})
     return backbone.freeze().eval()
-
-
-def _chosen(what: str, chosen: Iterable[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
-    """`chosen` in the order of `known`, after a check that all of it is known."""
-    chosen = () if chosen is None else (chosen,) if isinstance(chosen, str) else tuple(chosen)
-    for name in chosen:
-        if name not in known:
-            raise ValueError(f"{name!r} is no {what} here: use some of {', '.join(known)}")
-    return tuple(name for name in known if name in chosen)

@@ -82,7 +82,8 @@ class AffineCoupling(fm.AllInOneBlock):
         log_det = scale.log().sum()
         if rev:
             return (x.index_select(1, self.order.argsort()) - self.global_offset) / scale, log_det
-        return torch.addcmul(self.global_offset, x, scale).index_select(1, self.order), log_det
+        # two operations, not one: addcmul with a number for each channel is not vectorised
+        return (x * scale).add_(self.global_offset).index_select(1, self.order), log_det
 
 
 def conv_flow(
@@ -105,7 +106,7 @@ def conv_flow(
         def make(width_in: int, width_out: int) -> nn.Sequential:
             hidden = int(hidden_ratio * width_in)
             return nn.Sequential(
-                nn.Conv2d(width_in, hidden, kernel, padding="same"), nn.ReLU(),
+                nn.Conv2d(width_in, hidden, kernel, padding="same"), nn.ReLU(inplace=True),
                 nn.Conv2d(hidden, width_out, kernel, padding="same"),
             )  # fmt: skip
 
@@ -133,7 +134,7 @@ def conditional_flow(features: int, condition: int, steps: int, clamp: float) ->
 
     def subnet(width_in: int, width_out: int) -> nn.Sequential:
         return nn.Sequential(
-            nn.Linear(width_in, 2 * width_in), nn.ReLU(), nn.Linear(2 * width_in, width_out)
+            nn.Linear(width_in, 2 * width_in), nn.ReLU(inplace=True), nn.Linear(2 * width_in, width_out)
         )  # fmt: skip
 
     flow = ff.SequenceINN(features)

@@ -1,4 +1,4 @@
-"""Anomaly maps: from the grid of a feature map to the pixels of the picture, and to one number."""
+"""Sizes: pictures to what a method wants, feature maps to the pixels of the picture, maps to one number."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, size, size), bilinear, averaged where that makes them smaller."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True)
 
 
 def upsample(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

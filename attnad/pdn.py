@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.transforms import functional as TF
-from tqdm import tqdm
 
 from attnad.attention import Attention, make_attention
-from attnad.backbones import IMAGENET_MEAN, IMAGENET_STD, Backbone
-from attnad.methods.base import seeded
-from attnad.weights import WeightsUnavailable
+from attnad.frozen import IMAGENET_MEAN, IMAGENET_STD
+from attnad.weights import WeightsUnavailable, distilled_file
 
 CHANNELS = 384  # of the teacher's description of a patch
-WEIGHTS = Path(__file__).parent / "pretrained"
 
 # (output channels, kernel size, whether an average pooling follows); the last layer's channels are free.
 LAYERS = {
@@ -111,16 +105,17 @@ def load_teacher(teacher: PDN | str | Path | None, size: str) -> PDN:
     if isinstance(teacher, PDN):
         tensors, name = teacher.state_dict(), "this network"
     else:
-        file = WEIGHTS / f"pdn_{size.lower()}.safetensors" if teacher == "distilled" else Path(teacher)
+        file = distilled_file(f"pdn_{size.lower()}") if teacher == "distilled" else Path(teacher)
         if not file.exists():
             raise WeightsUnavailable(
-                f"There is no teacher at {file}. Make one in some minutes: "
-                "teacher = attnad.pdn.distill_teacher(make_backbone('efficientnet_lite0', "
-                "levels=('stride8', 'stride16')), attnad.pdn.free_pictures(), steps=500), and pass "
-                "teacher=teacher. More, and more varied, pictures make a better one: the paper uses ImageNet."
+                f"There is no teacher at {file}. Make one in some minutes with "
+                f"python -m attnad distill pdn_s --output teacher.safetensors, and pass "
+                "teacher='teacher.safetensors'. More, and more varied, pictures (--pictures FOLDER) make a "
+                "better one: the paper uses ImageNet."
             )
         try:
-            tensors, name = load_file(file), str(file)
+            tensors = {key: tensor.float() for key, tensor in load_file(file).items()}  # kept as float16
+            name = str(file)
         except SafetensorError as error:
             raise ValueError(f"{file} is not a safetensors file: {error}") from error
     try:
@@ -128,83 +123,3 @@ def load_teacher(teacher: PDN | str | Path | None, size: str) -> PDN:
     except RuntimeError as error:
         raise ValueError(f"{name}: no teacher of size {size!r} with {CHANNELS} channels: {error}") from error
     return network
-
-
-def distill_teacher(
-    backbone: Backbone,
-    pictures: Sequence[Tensor],
-    steps: int = 60_000,
-    size: str = "S",
-    image_size: int = 256,
-    batch_size: int = 16,
-    lr: float = 1e-4,
-    seed: int = 0,
-    device: str = "cpu",
-) -> PDN:
-    """Train a `PDN` to say of each 33 x 33 px patch what a large network says of it in its surroundings.
-
-    As in the paper, the backbone sees the picture at twice the size and its two levels become 384
-    standardised numbers at each position (`attnad.methods.simplenet.patch_embedding`, there by way of
-    1024). Unlike there, where the PDN pads while it is trained, the rim of the targets is cut off.
-
-    Args:
-        backbone: of two levels, at strides 8 and 16.
-        pictures: (3, H, W) in [0, 1], of any size; random crops of them are learnt.
-        steps: 60,000 in the paper.
-        size, image_size, batch_size, lr: 256 px, 16 pictures, 1e-4 in the paper.
-
-    Returns:
-        the teacher, frozen.
-    """
-    from attnad.methods.simplenet import patch_embedding
-
-    generator = torch.Generator().manual_seed(seed)
-    backbone = backbone.to(device).eval()
-    with seeded(seed):
-        teacher = PDN(size).to(device)
-
-    @torch.no_grad()
-    def batch() -> tuple[Tensor, Tensor]:
-        crops = [_random_crop(pictures, 2 * image_size, generator) for _ in range(batch_size)]
-        large = torch.stack(crops).to(device)
-        target = patch_embedding(backbone(large), 3, CHANNELS).permute(0, 3, 1, 2)[:, :, 4:-4, 4:-4]
-        return F.interpolate(large, (image_size, image_size), mode="bilinear", antialias=True), target
-
-    sample = torch.cat([batch()[1] for _ in range(8)])
-    mean, std = sample.mean((0, 2, 3), keepdim=True), sample.std((0, 2, 3), keepdim=True)
-    optimizer = torch.optim.Adam(teacher.parameters(), lr=lr, weight_decay=1e-5, fused=True)
-    bar = tqdm(range(steps), "distilling the teacher", leave=False)
-    for _ in bar:
-        images, target = batch()
-        loss = F.mse_loss(teacher(images), (target - mean) / std)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        bar.set_postfix(loss=f"{float(loss.detach()):.3f}")
-    return teacher.requires_grad_(False).eval()
-
-
-def free_pictures() -> list[Tensor]:
-    """Photographs that come with scikit-learn and, if installed, scikit-image: (3, H, W) in [0, 1] each."""
-    from sklearn.datasets import load_sample_images
-
-    arrays = list(load_sample_images().images)
-    try:
-        from skimage import data
-    except ImportError:
-        pass
-    else:
-        arrays += [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), data.hubble_deep_field()]
-    return [torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255 for array in arrays]
-
-
-def _random_crop(pictures: Sequence[Tensor], size: int, generator: torch.Generator) -> Tensor:
-    """A square of 30 to 100 % of a random picture's shorter side, resized; at times mirrored, grey."""
-    picture = torch.as_tensor(pictures[int(torch.randint(len(pictures), (), generator=generator))])
-    u = torch.rand(5, generator=generator).tolist()
-    height, width = picture.shape[-2:]
-    side = int((0.3 + 0.7 * u[0]) * min(height, width))
-    top, left = int(u[1] * (height - side)), int(u[2] * (width - side))
-    crop = TF.resized_crop(picture, top, left, side, side, [size, size], antialias=True)
-    crop = crop.flip(-1) if u[3] < 0.5 else crop
-    return TF.rgb_to_grayscale(crop, 3) if u[4] < 0.1 else crop

@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: torchvision's downloads, or a pip package that needs no network."""
+"""Where pretrained weights come from: torchvision's downloads, a pip package, or the package itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+
+from attnad.attention import Attention
+from attnad.frozen import Backbone
+
+DISTILLED = Path(__file__).parent / "pretrained"
 
 
 class WeightsUnavailable(RuntimeError):
@@ -46,6 +53,71 @@ def imagenet(name: str) -> dict[str, Tensor]:
             f"The ImageNet weights of {name} in {cache} are damaged ({error!r}): delete "
             f"{cache / Path(weights.url).name} and run this again."
         ) from error
+
+
+def distilled(name: str, attention: str | None = None) -> dict[str, Tensor]:
+    """Weights that ship with the package, distilled from EfficientNet-Lite0 (see `attnad.distill`).
+
+    Args:
+        name: ``"alexnet"``, ``"resnet18"`` (up to layer 3) or ``"pdn_s"``.
+        attention: the blocks that were trained along with it; None for the plain network.
+
+    Raises:
+        WeightsUnavailable: there are none of this network, or the file is damaged.
+    """
+    file = distilled_file(name, attention)
+    try:
+        return {key: tensor.float() for key, tensor in load_file(file).items()}
+    except FileNotFoundError as error:
+        there = ", ".join(sorted(path.stem for path in DISTILLED.glob("*.safetensors"))) or "none"
+        raise WeightsUnavailable(
+            f"There are no distilled weights at {file}; there are: {there}. Others are made with "
+            f"python -m attnad distill {name}{f' --attention {attention}' if attention else ''}"
+        ) from error
+    except SafetensorError as error:
+        raise WeightsUnavailable(f"{file} is damaged ({error}): install attnad again") from error
+
+
+def distilled_file(name: str, attention: str | None = None) -> Path:
+    """Where the distilled weights of a network are, or would be, e.g. ``alexnet-se.safetensors``."""
+    return DISTILLED / f"{name}{f'-{attention}' if attention else ''}.safetensors"
+
+
+def distilled_gates(name: str, attention: Attention | None) -> str | None:
+    """The attention that was distilled along with a network, ``"se"`` or ``"cbam"``, if `attention` is that.
+
+    A gate whose values are shuffled (``"shuffled_se"``) is the trained one in every other respect.
+    """
+    trained = attention.removeprefix("shuffled_") if isinstance(attention, str) else None
+    return trained if trained and distilled_file(name, trained).exists() else None
+
+
+def distilled_for(backbone: Backbone, name: str, attention: Attention | None) -> dict[str, Tensor]:
+    """The distilled weights for a backbone: those trained along with its gates, if there are such.
+
+    Raises:
+        ValueError: a level for which there are none.
+        WeightsUnavailable: see `distilled`.
+    """
+    trained = distilled_gates(name, attention) if backbone.points else None
+    tensors = distilled(name, trained)
+    for key in [key for key in tensors if key.startswith("mean_gate.")]:
+        _, point, block = key.split(".")
+        mean = tensors.pop(key)
+        if point not in backbone.points:
+            backbone.absorb(tensors, point, int(block), mean)
+    names = {
+        key.replace("original.", ""): key for key in backbone.state_dict()
+    }  # of a shuffled gate's inside
+    tensors = {names.get(key, key): tensor for key, tensor in tensors.items()}
+    gates = {id(parameter) for parameter in backbone.attention_parameters()}
+    for key, parameter in backbone.named_parameters():
+        if key not in tensors and id(parameter) not in gates:
+            raise ValueError(
+                f"the distilled weights of {name} have no {key}: choose levels other than "
+                f"{', '.join(backbone.levels)}"
+            )
+    return tensors
 
 
 def _lite0_state() -> dict[str, Tensor]:

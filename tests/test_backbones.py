@@ -11,7 +11,8 @@ import torchvision
 from torch import nn
 
 from attnad.attention import CBAM, SqueezeExcitation
-from attnad.backbones import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, make_backbone
+from attnad.backbones import BACKBONES, make_backbone
+from attnad.frozen import IMAGENET_MEAN, IMAGENET_STD
 from attnad.weights import WeightsUnavailable, _lite0_state
 
 POINTS = ("AB1", "AB2", "AB3")

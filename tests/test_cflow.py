@@ -9,8 +9,8 @@ from tiny import pictures
 
 from attnad.flows import conditional_flow
 from attnad.methods import CFlow
-from attnad.methods.base import seeded
 from attnad.methods.cflow import positional_code, schedule
+from attnad.seeding import seeded
 
 SMALL = {
     "backbone": "tiny", "weights": None, "levels": ("last",), "image_size": 32, "steps": 2, "fiber": 32,

@@ -7,7 +7,7 @@ from tiny import pictures
 
 from attnad.flows import cross_scale_flow
 from attnad.methods import CSFlow
-from attnad.methods.base import seeded
+from attnad.seeding import seeded
 
 SMALL = {
     "backbone": "tiny", "weights": None, "levels": ("last",), "image_size": 64, "steps": 2, "hidden": 8,

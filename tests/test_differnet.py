@@ -29,7 +29,7 @@ from attnad.methods import (
     Mahalanobis,
     NearestNeighbor,
 )
-from attnad.methods.base import seeded
+from attnad.seeding import seeded
 
 ROOT = Path(__file__).parents[1]
 
@@ -339,9 +339,11 @@ def test_a_callback_does_not_disturb_training():
 
 
 @pytest.mark.parametrize("cache", [True, False])
-@pytest.mark.parametrize("normalize", [None, "batchnorm"])
-def test_resuming_gives_the_same_weights(tmp_path, cache, normalize):
-    arguments = {"attention": "se", "cache": cache, "normalize": normalize, "rotations": "any"}
+@pytest.mark.parametrize(
+    ("normalize", "attention"), [(None, "se"), ("batchnorm", "se"), ("batchnorm", "cbam")]
+)
+def test_resuming_gives_the_same_weights(tmp_path, cache, normalize, attention):
+    arguments = {"attention": attention, "cache": cache, "normalize": normalize, "rotations": "any"}
     whole = differnet(epochs=4, **arguments).fit(TRAIN)
     part = tmp_path / "part.safetensors"
     differnet(epochs=2, **arguments).fit(TRAIN, checkpoint=part)

@@ -7,6 +7,7 @@ square after two epochs. Weights are random: the pictures are simple, and nothin
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from tiny import pictures
 
 from attnad import methods
@@ -39,11 +40,12 @@ ARGUMENTS = {
     "RDPP": lambda: RESNET | {"epochs": 2},
     "EfficientAD": lambda: {"teacher": teacher(), "image_size": 64, "steps": 9},
 }
+BLIND = methods.EdgeMagnitude, methods.CentrePrior  # which see no defect: the test below is theirs
 NO_MAPS = {"DifferNet", "AttentDifferNet", "Mahalanobis", "NearestNeighbor"}
 NAMES = sorted(
     name for name, kind in vars(methods).items()
     if name == "AttentDifferNet"
-    or (isinstance(kind, type) and issubclass(kind, Detector) and kind is not Detector)
+    or (isinstance(kind, type) and issubclass(kind, Detector) and kind not in (Detector, *BLIND))
 )  # fmt: skip
 
 TRAIN, TEST = pictures(10, size=72), pictures(6, size=72, seed=1, defects=(3, 4, 5))
@@ -81,3 +83,16 @@ def test_method(name, tmp_path):
     assert not np.array_equal(made(name, seed=1).fit(TRAIN).predict(TEST).scores, prediction.scores)
     assert torch.equal(torch.get_rng_state(), random_numbers[0])
     assert np.array_equal(np.random.get_state()[1], random_numbers[1])  # noqa: NPY002
+
+
+def test_maps_that_know_nothing():
+    edges = methods.EdgeMagnitude(64, device="cpu").predict(pictures(3, size=64))
+    for image, map_, score in zip(pictures(3, size=64), edges.maps, edges.scores):
+        slopes = (ndimage.sobel(image.mean(axis=0), axis) for axis in (0, 1))
+        wanted = ndimage.gaussian_filter(np.hypot(*slopes), 4)
+        np.testing.assert_allclose(map_, wanted, atol=1e-5)
+        assert score == map_.max()
+    hill = methods.CentrePrior(64, device="cpu").predict(pictures(3, size=72))
+    assert hill.maps.shape == (3, 72, 72) and np.array_equal(hill.scores, np.ones(3))
+    assert np.unravel_index(hill.maps[0].argmax(), (72, 72))[0] in (35, 36)
+    np.testing.assert_allclose(hill.maps[0], hill.maps[0][::-1, ::-1], atol=1e-6)

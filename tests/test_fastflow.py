@@ -7,7 +7,7 @@ from tiny import pictures
 
 from attnad.flows import conv_flow
 from attnad.methods import FastFlow
-from attnad.methods.base import seeded
+from attnad.seeding import seeded
 
 SMALL = {
     "backbone": "tiny", "weights": None, "levels": ("last",), "image_size": 32, "steps": 2, "epochs": 2,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnad.flows import dense_flow, negative_log_likelihood
-from attnad.methods.base import seeded
+from attnad.seeding import seeded
 
 
 def flow(features=6, steps=3, hidden=16, clamp=3.0, scale=1.0, seed=0):

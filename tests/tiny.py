@@ -4,8 +4,9 @@ import numpy as np
 from torch import nn
 
 from attnad.attention import make_attention
-from attnad.backbones import BACKBONES, Backbone
+from attnad.backbones import BACKBONES
 from attnad.datasets.base import Dataset, Record
+from attnad.frozen import Backbone
 from attnad.methods import DifferNet
 
 

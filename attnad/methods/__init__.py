@@ -1,7 +1,7 @@
 """The detectors: one file for each paper."""
 
 from attnad.methods.base import Detector, Frozen, Prediction
-from attnad.methods.baselines import Mahalanobis, NearestNeighbor
+from attnad.methods.baselines import CentrePrior, EdgeMagnitude, Mahalanobis, NearestNeighbor
 from attnad.methods.cflow import CFlow
 from attnad.methods.csflow import CSFlow
 from attnad.methods.differnet import AttentDifferNet, CollapseWarning, DifferNet
@@ -12,6 +12,7 @@ from attnad.methods.rdpp import RDPP
 from attnad.methods.simplenet import SimpleNet
 
 __all__ = [
-    "RDPP", "AttentDifferNet", "CFlow", "CSFlow", "CollapseWarning", "Detector", "DifferNet", "EfficientAD",
-    "FastFlow", "Frozen", "Mahalanobis", "NearestNeighbor", "PatchCore", "Prediction", "SimpleNet",
+    "RDPP", "AttentDifferNet", "CFlow", "CSFlow", "CentrePrior", "CollapseWarning", "Detector", "DifferNet",
+    "EdgeMagnitude", "EfficientAD", "FastFlow", "Frozen", "Mahalanobis", "NearestNeighbor", "PatchCore",
+    "Prediction", "SimpleNet",
 ]  # fmt: skip

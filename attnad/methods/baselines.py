@@ -1,14 +1,16 @@
-"""Baselines for honesty: what the same averaged features give without any training."""
+"""Baselines for honesty: the same averaged features without any training, and maps that know nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attnad.attention import Attention
-from attnad.methods.base import Frozen
+from attnad.maps import peak, resize, smooth
+from attnad.methods.base import Detector, Frozen
 from attnad.methods.pooled import PooledDetector
 
 
@@ -92,3 +94,43 @@ class NearestNeighbor(_Untrained):
 
     def distance(self, embedding):
         return torch.cdist(embedding, self.reference).amin(dim=1)
+
+
+class _Blind(Detector):
+    """A detector that learns nothing: what it says of a picture, it says without having seen another.
+
+    Args:
+        image_size: pictures are resized to this many pixels, squared.
+        batch_size, seed, device: see `Detector`.
+    """
+
+    def __init__(self, image_size: int = 256, batch_size: int = 24, seed: int = 0, device: str = "auto"):
+        super().__init__(0, batch_size, False, seed, device)
+        self.image_size = image_size
+
+    def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
+        return [resize(images, self.image_size)]
+
+    def frozen_name(self) -> str:
+        return f"pictures, {self.image_size} px"
+
+
+class EdgeMagnitude(_Blind):
+    """How fast the brightness changes (Sobel), blurred as the maps of the methods are, by 4 pixels."""
+
+    def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
+        grey = F.pad(state[0].mean(dim=1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+        down = torch.tensor([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]], device=grey.device)
+        slopes = F.conv2d(grey, torch.stack([down, down.T])[:, None])  # (B, 2, H, W)
+        maps = smooth(slopes.norm(dim=1), 4)
+        return peak(maps), maps
+
+
+class CentrePrior(_Blind):
+    """The same hill in the middle of each picture: where photographers put things. Every picture scores 1."""
+
+    def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
+        axis = torch.linspace(-1, 1, self.image_size, device=state[0].device)
+        hill = torch.exp(-2 * (axis[:, None] ** 2 + axis**2))
+        maps = hill.repeat(len(state[0]), 1, 1)
+        return torch.ones(len(maps), device=maps.device), maps

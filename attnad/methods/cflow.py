@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from attnad.attention import Attention
 from attnad.flows import conditional_flow
 from attnad.maps import peak, upsample
-from attnad.methods.base import seeded
 from attnad.methods.pyramid import PyramidDetector
+from attnad.seeding import seeded
 
 ROWS = 4096  # positions that go through a flow at a time in testing
 

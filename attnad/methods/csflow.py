@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from attnad.attention import Attention
 from attnad.flows import cross_scale_flow, negative_log_likelihood
 from attnad.maps import upsample
-from attnad.methods.base import seeded
 from attnad.methods.pyramid import CHUNK, PyramidDetector
+from attnad.seeding import seeded
 
 SCALES = 3
 

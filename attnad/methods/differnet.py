@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from attnad.attention import Attention
 from attnad.flows import dense_flow, negative_log_likelihood
-from attnad.methods.base import Frozen, seeded
+from attnad.methods.base import Frozen
 from attnad.methods.pooled import PooledDetector
+from attnad.seeding import seeded
 
 
 class CollapseWarning(UserWarning):

@@ -14,9 +14,10 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from attnad.attention import Attention
-from attnad.maps import peak, upsample
-from attnad.methods.base import Detector, Frozen, _images, seeded
+from attnad.maps import peak, resize, upsample
+from attnad.methods.base import Detector, Frozen, _images
 from attnad.pdn import CHANNELS, PDN, Autoencoder, load_teacher
+from attnad.seeding import seeded
 
 
 class EfficientAD(Detector):
@@ -113,8 +114,7 @@ class EfficientAD(Detector):
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """Pictures and the teacher's view of them; in training also with their colours changed."""
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            images = F.interpolate(images, (self.image_size,) * 2, mode="bilinear", antialias=True)
+        images = resize(images, self.image_size)
         state = [images, self.teacher(images)]
         if training:
             changed = recolour(images, generator)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from attnad.attention import Attention
 from attnad.flows import conv_flow
 from attnad.maps import peak, upsample
-from attnad.methods.base import seeded
 from attnad.methods.pyramid import PyramidDetector
+from attnad.seeding import seeded
 
 
 class FastFlow(PyramidDetector):

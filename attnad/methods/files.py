@@ -77,6 +77,29 @@ def read(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
         ) from error
 
 
+def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+    """What a model, and an optimiser in the middle of its work, consist of, by name."""
+    tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+    if optimizer is not None:
+        for index, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
+    return tensors
+
+
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Set both to what `training_tensors` took down."""
+    model.load_state_dict({k[len("model.") :]: t for k, t in tensors.items() if k.startswith("model.")})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
+            if tensor.dim():  # a fused optimiser walks through memory: in the order of its parameter's
+                tensor = torch.empty_like(parameters[int(index)], dtype=tensor.dtype).copy_(tensor)
+            state.setdefault(int(index), {})[name] = tensor.detach()
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+
+
 class Kept(nn.Module):
     """A module that can be written to a file and made again from it, also in the middle of its training.
 
@@ -148,13 +171,9 @@ class Kept(nn.Module):
         return detector.to(detector.device).eval()
 
     def _write(self, path: Path, optimizer: torch.optim.Optimizer | None = None, pictures: int = 0) -> Path:
-        tensors = {f"model.{key}": tensor for key, tensor in self.state_dict().items()}
-        if optimizer is not None:
-            for index, values in optimizer.state_dict()["state"].items():
-                tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in values.items()}
         arguments = plain(self.arguments())
         stored = {"method": type(self).__name__, "arguments": arguments, "history": self.history}
-        return write(path, tensors, stored | {"pictures": pictures})
+        return write(path, training_tensors(self, optimizer), stored | {"pictures": pictures})
 
     def _resume(self, path: Path, optimizer: torch.optim.Optimizer, pictures: int) -> None:
         tensors, stored = read(path)
@@ -171,11 +190,5 @@ class Kept(nn.Module):
                 f"{path} is a checkpoint after {len(stored['history'])} epochs, more than {self.epochs}: "
                 "delete the file to start anew, or name another"
             )
-        self.load_state_dict({k[len("model.") :]: t for k, t in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                state.setdefault(int(index), {})[name] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        restore(self, optimizer, tensors)
         self.history = stored["history"]

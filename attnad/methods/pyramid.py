@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attnad.attention import Attention
 from attnad.backbones import make_backbone
-from attnad.methods.base import Detector, seeded
+from attnad.maps import resize
+from attnad.methods.base import Detector
+from attnad.seeding import seeded
+from attnad.weights import distilled_gates
 
 CHUNK = 32  # pictures that go through the backbone at a time: more do not fit a CPU's cache, and slow it down
 
@@ -52,10 +54,13 @@ class PyramidDetector(Detector):
 
     @property
     def gates(self) -> str | None:
-        """What trained the gates: None without attention, "untrained", or `trained_by`."""
+        """What trained the gates: None without attention, `trained_by`, "distilled" or "untrained"."""
         if not self.extractor.points:
             return None
-        return self.trained_by if self.gates_are_trained() else "untrained"
+        if self.gates_are_trained():
+            return self.trained_by
+        known = self.weights == "distilled" and distilled_gates(self.backbone, self.attention)
+        return "distilled" if known else "untrained"
 
     def gates_are_trained(self) -> bool:
         """Whether there is anything in the backbone that training changes."""
@@ -68,10 +73,7 @@ class PyramidDetector(Detector):
 
     def resized(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 3, image_size, image_size)."""
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] == size:
-            return images
-        return F.interpolate(images, size, mode="bilinear", antialias=True)
+        return resize(images, self.image_size)
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """(B, 3, H, W) -> what the backbone's frozen part makes of it: its levels, if no gate is trained."""
@@ -87,8 +89,8 @@ class PyramidDetector(Detector):
         """Everything that the frozen features depend on."""
         names = [name for name, _ in self.extractor.steps()[: self.extractor.split()]]
         before = [p for p in self.extractor.points if p in names or f"{p}.0" in names]
-        gates = f", untrained {self.attention} at {', '.join(before)}" if before else ""
-        seed = f", seed {self.seed}" if before or self.weights is None else ""
+        gates = f", {self.gates} {self.attention} at {', '.join(before)}" if before else ""
+        seed = f", seed {self.seed}" if (before and self.gates == "untrained") or self.weights is None else ""
         return (
             f"{self.backbone} ({self.weights}) {', '.join(self.extractor.levels)} up to {names[-1]}"
             f"{gates}{seed}, {self.image_size} px"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from attnad.attention import Attention
 from attnad.maps import peak, smooth, upsample
-from attnad.methods.base import seeded
 from attnad.methods.pyramid import PyramidDetector
+from attnad.seeding import seeded
 
 
 class SimpleNet(PyramidDetector):
