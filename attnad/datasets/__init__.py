@@ -23,7 +23,8 @@ from attnad.datasets import (
     wafer,
 )
 from attnad.datasets.base import Dataset, Record, Sample, Source
-from attnad.datasets.download import cli, download
+from attnad.datasets.commands import cli
+from attnad.datasets.download import download
 from attnad.datasets.images import DataError, MissingDataError
 from attnad.datasets.report import check
 

@@ -1,4 +1,4 @@
-"""A small painter for the generators: noise, shaded rods, plates and glass, on a canvas that knows its masks.
+"""A small painter for the generators: shaded rods, plates and glass, on a canvas that knows its masks.
 
 Everything is computed with smooth edges (each pixel holds the share of it that a shape covers), so there is
 no need to draw larger and shrink. Coordinates are pixels, x to the right and y down; angles are in radians.
@@ -10,38 +10,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-# The C library of Linux keeps freed blocks up to the size of the largest it has seen freed, and hands larger
-# ones back to the system: without this each step over a whole picture would wait for fresh memory.
-np.empty(2**24, np.uint8)
-
-
-def noise(
-    rng: np.random.Generator, size: int, roughness: float = 0.6, coarsest: int = 4, finest: int = 256
-) -> np.ndarray:
-    """(size, size) float32 fractal noise, mean 0 and deviation 1: random grids, each twice as fine as the
-    last.
-
-    Args:
-        rng: draws the grids; how much it draws does not depend on ``size``.
-        size: side in pixels.
-        roughness: strength of an octave relative to the one before it.
-        coarsest, finest: cells a side of the first and the last grid.
-    """
-    field = rng.random((coarsest, coarsest), dtype=np.float32)
-    strength, cells = 1.0, coarsest
-    while cells < finest:
-        cells, strength = 2 * cells, strength * roughness
-        field = resize(field, cells) + strength * rng.random((cells, cells), dtype=np.float32)
-    field = resize(field, size) if size != cells else field
-    field = field - field.mean()
-    return field * (1 / (float(np.sqrt((field * field).mean())) + 1e-6))
-
-
-def resize(field: np.ndarray, size: int) -> np.ndarray:
-    """A square float32 field at another size."""
-    return np.asarray(Image.fromarray(field).resize((size, size), Image.Resampling.BICUBIC))
+from attnad.datasets.fields import clip, polygon, wave
 
 
 def unit(angle: float) -> np.ndarray:
@@ -91,20 +61,19 @@ class Canvas:
         # Plain floats: a numpy scalar would turn every array it meets into float64.
         self.light = tuple(float(v) / length for v in light)
         self.grain = grain
+        self._texture = 1 + 0.07 * grain
+        self._x = np.arange(self.width, dtype=np.float32)[None, :]
+        self._y = np.arange(self.height, dtype=np.float32)[:, None]
 
-    def window(self, points: np.ndarray | list, margin: float):
+    def window(self, points: list | np.ndarray, margin: float):
         """The slice of the canvas around some points, and the pixel coordinates in it; None if outside."""
-        xs, ys = np.asarray(points).T.tolist()  # few points: plain Python is faster than numpy
+        xs, ys = zip(*(points if isinstance(points, list) else points.tolist()), strict=True)
         x0, y0 = max(math.floor(min(xs) - margin), 0), max(math.floor(min(ys) - margin), 0)
-        x1, y1 = (
-            min(math.ceil(max(xs) + margin) + 1, self.width),
-            min(math.ceil(max(ys) + margin) + 1, self.height),
-        )
+        x1 = min(math.ceil(max(xs) + margin) + 1, self.width)
+        y1 = min(math.ceil(max(ys) + margin) + 1, self.height)
         if x0 >= x1 or y0 >= y1:
             return None
-        x = np.arange(x0, x1, dtype=np.float32)[None, :]
-        y = np.arange(y0, y1, dtype=np.float32)[:, None]
-        return (slice(y0, y1), slice(x0, x1)), x, y
+        return (slice(y0, y1), slice(x0, x1)), self._x[:, x0:x1], self._y[y0:y1]
 
     def blend(self, where, alpha: np.ndarray, colour: np.ndarray, part: str = "object"):
         """Lay a colour (3, 1, 1) or (3, h, w) over a window; ``part`` is ``"object"``, ``"other"`` or
@@ -121,17 +90,29 @@ class Canvas:
         if part != "object":
             self.object[where] *= 1 - alpha
 
-    def shade(self, nx, ny, colour, gloss: float, texture, ambient: float = 0.45):
-        """Colour of a surface with normals nx, ny in the picture plane; ``texture`` multiplies it."""
-        nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, 0))
-        lx, ly, lz = self.light
-        lit = nx * lx + ny * ly + nz * lz
+    def shade(self, flat, slope, colour, gloss: float, texture, ambient: float = 0.45):
+        """Colour of a curved surface.
+
+        Args:
+            flat: the part of normal times light that lies in the picture plane.
+            slope: length of the normal's part in the picture plane, 0 where the surface faces the camera.
+            colour: (3,).
+            gloss: strength of the highlight.
+            texture: multiplies the colour.
+            ambient: share of the light that comes from everywhere.
+        """
+        nz = np.sqrt(np.maximum(1 - slope * slope, 0))
+        lz = self.light[2]
+        lit = nz * lz
+        lit += clip(flat, -1, 1)
         # The highlight: the normal along the vector half-way between light and camera, to the 16th power.
-        shine = (lit + nz) * (1 / math.sqrt(2 + 2 * lz))
+        nz += lit
+        shine = nz * (1 / math.sqrt(2 + 2 * lz))
         for _ in range(4):
             shine *= shine
-        tone = np.maximum((1 - ambient) * lit, 0.12 * lit) + ambient
         shine *= gloss
+        tone = np.maximum((1 - ambient) * lit, 0.12 * lit)
+        tone += ambient
         tone *= texture
         shine *= texture
         surface = tone * tint(colour)
@@ -147,57 +128,72 @@ class Canvas:
             colour: (3,).
             gloss: strength of the highlight.
             twist: strands of a cable: (strands that pass in one radius along the rod, strands seen side by
-            side). rust: (strength, field) from `rust_field`, or None.
+                side).
+            rust: (strength, field), or None.
             part: see `blend`.
             shadow: how much it darkens what is close behind it.
         """
-        points, radii = _cut(np.asarray(points, dtype=np.float32), np.asarray(radius, dtype=np.float32))
-        soft = 2 + min(0.45 * float(radii.max()), 8.0)
-        found = self.window(points, float(radii.max()) + soft)
+        points, radii = _pieces(points, radius)
+        widest = max(radii)
+        soft = 2 + min(0.45 * widest, 8.0)
+        found, painted = self.window(points, widest + soft), self.window(points, widest + 1)
         if found is None:
             return
         where = found[0]
         y0, x0 = where[0].start, where[1].start
         shape = (where[0].stop - y0, where[1].stop - x0)
-        best = np.full(shape, 1e6, np.float32)
-        nx, ny, phase = (np.zeros(shape, np.float32) for _ in range(3))
-        corners, widths = points.tolist(), radii.tolist()
-        if len(corners) == 1:
-            corners, widths = corners * 2, widths * 2
-        travelled, width = 0.0, max(widths)
-        for a, b, ra, rb in zip(corners[:-1], corners[1:], widths[:-1], widths[1:], strict=True):
+        # Of the nearest piece at each pixel: distance to the surface, the rod's radius, light, way along it.
+        best, flat = np.full(shape, 1e6, np.float32), np.zeros(shape, np.float32)
+        phase = np.zeros(shape, np.float32) if twist else None
+        wide = radii[0] if min(radii) == widest else np.ones(shape, np.float32)
+        lx, ly, _ = self.light
+        travelled = 0.0
+        for a, b, ra, rb in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
             length = math.hypot(b[0] - a[0], b[1] - a[1])
             found = self.window([a, b], max(ra, rb) + soft)
             if found is not None:
                 (rows, columns), x, y = found
-                inner = (slice(rows.start - y0, rows.stop - y0), slice(columns.start - x0, columns.stop - x0))
-                ux, uy = (b[0] - a[0]) / (length + 1e-6), (b[1] - a[1]) / (length + 1e-6)
+                inner = slice(rows.start - y0, rows.stop - y0), slice(columns.start - x0, columns.stop - x0)
+                ux, uy = ((b[0] - a[0]) / length, (b[1] - a[1]) / length) if length else (1.0, 0.0)
                 x, y = x - a[0], y - a[1]
-                t = clip(x * ux + y * uy, 0, length)
-                dx, dy = x - t * ux, y - t * uy
-                r = ra + (rb - ra) / (length + 1e-6) * t if ra != rb else ra
-                distance = np.sqrt(dx * dx + dy * dy) - r
-                turn = t
+                along, aside = x * ux + y * uy, y * ux - x * uy
+                t = clip(along, 0, length)
+                along -= t  # what lies beyond the ends
+                distance = along * along
+                distance += aside * aside
+                np.sqrt(distance, out=distance)
+                r = ra + t * ((rb - ra) / length) if ra != rb else ra
+                distance -= r
+                closer = distance < best[inner]
+                np.copyto(best[inner], distance, where=closer)
+                if isinstance(wide, np.ndarray):
+                    np.copyto(wide[inner], r, where=closer)
                 if twist:
-                    turn = (t + travelled) * (twist[0] / width) + (0.5 * twist[1]) * (dy * ux - dx * uy) / r
-                if len(corners) == 2:
-                    best, nx, ny, phase = distance, dx / r, dy / r, turn
-                else:
-                    closer = distance < best[inner]
-                    np.copyto(best[inner], distance, where=closer)
-                    np.copyto(nx[inner], dx / r, where=closer)
-                    np.copyto(ny[inner], dy / r, where=closer)
-                    if twist:
-                        np.copyto(phase[inner], turn, where=closer)
+                    t += travelled
+                    t *= twist[0] / widest
+                    np.copyto(phase[inner], t + aside * (0.5 * twist[1] / r), where=closer)
+                along *= ux * lx + uy * ly
+                aside *= ux * ly - uy * lx
+                along += aside
+                along /= r
+                np.copyto(flat[inner], along, where=closer)
             travelled += length
-        alpha = clip(0.5 - best, 0, 1)
         if shadow:
-            self.rgb[channels(where)] *= 1 - self.solid[where] * (shadow * clip(1 - best / soft, 0, 1))
-        texture = 1 + 0.07 * self.grain[where]
+            dark = clip(1 - best * (1 / soft), 0, 1)
+            dark *= self.solid[where]
+            dark *= -shadow
+            dark += 1
+            self.rgb[channels(where)] *= dark
+        if painted is None:
+            return
+        where = painted[0]
+        inner = tuple(slice(s.start - o, s.stop - o) for s, o in zip(where, (y0, x0), strict=True))
+        best, texture = best[inner], self._texture[where]
         if twist:
-            texture *= 0.78 + 0.3 * np.sin((2 * np.pi) * phase)
-        surface = self.shade(clip(nx, -1, 1), clip(ny, -1, 1), colour, gloss, texture)
-        self._paint(where, alpha, surface, rust, part)
+            texture = texture * (0.78 + 0.3 * wave(phase[inner]))
+        wide = wide[inner] if isinstance(wide, np.ndarray) else wide
+        surface = self.shade(flat[inner], best / wide + 1, colour, gloss, texture)
+        self._paint(where, clip(0.5 - best, 0, 1), surface, rust, part)
 
     def plate(self, points, colour, rust=None, part="other", gloss=0.0, bevel=2.0, shadow=0.45):
         """A flat plate: a polygon with lit and shaded edges.
@@ -207,28 +203,33 @@ class Canvas:
             bevel: width of the edges in pixels.
             colour, rust, part, shadow: as in `stroke`; ``gloss`` brightens the end that faces the light.
         """
-        points = np.asarray(points, dtype=np.float32)
-        found = self.window(points, bevel + 2)
+        corners, _ = _rounded(points, 0)
+        found = self.window(corners, bevel + 2)
         if found is None:
             return
         where, x, y = found
-        alpha = polygon(points, where)
+        height, width = len(y), x.shape[1]
         lx, ly, _ = self.light
-        lx, ly = (v / (float(np.hypot(lx, ly)) + 1e-6) for v in (lx, ly))
+        length = math.hypot(lx, ly) + 1e-6
+        lx, ly = lx / length, ly / length
         step = max(1, round(bevel))
         ix, iy = round(lx * step), round(ly * step)
-        wide = np.pad(alpha, 2 * step, mode="edge")
-        facing, averted, dark = (
-            wide[2 * step + k * iy :, 2 * step + k * ix :][: alpha.shape[0], : alpha.shape[1]]
-            for k in (1, -1, -2)
+        # A wider window, so that it can be moved by two steps.
+        beyond = polygon(corners, where[1].start - 2 * step, where[0].start - 2 * step,
+                         width + 4 * step, height + 4 * step)  # fmt: skip
+        alpha, facing, averted, dark = (
+            beyond[2 * step + k * iy :, 2 * step + k * ix :][:height, :width] for k in (0, 1, -1, -2)
         )
-        # Bright on the edges that face the light, dark on the others.
-        edge = np.maximum(alpha - facing, 0) - 0.8 * np.maximum(alpha - averted, 0)
         if shadow:
             self.rgb[channels(where)] *= 1 - shadow * dark * self.solid[where]
-        across = (x - x.mean()) * lx + (y - y.mean()) * ly
-        tone = 0.5 + 0.45 * self.light[2] + 0.28 * edge + gloss * across / (float(np.ptp(across)) + 1)
-        tone = tone * (1 + 0.06 * self.grain[where])
+        # Bright on the edges that face the light, dark on the others.
+        tone = 0.28 * np.maximum(alpha - facing, 0) - 0.224 * np.maximum(alpha - averted, 0)
+        tone += 0.5 + 0.45 * self.light[2]
+        if gloss:
+            slant = gloss / (abs(lx) * (width - 1) + abs(ly) * (height - 1) + 1)
+            middle = lx * float(x[0, 0] + x[0, -1]) / 2 + ly * float(y[0, 0] + y[-1, 0]) / 2
+            tone += (x * lx + (y * ly - middle)) * slant
+        tone *= self._texture[where]
         self._paint(where, alpha, tone * tint(colour), rust, part)
 
     def _paint(self, where, alpha, surface, rust, part):
@@ -246,36 +247,27 @@ class Canvas:
 RUST = np.array([[0.25, 0.12, 0.07], [0.55, 0.30, 0.18]], dtype=np.float32)[:, :, None, None]
 
 
-def _cut(points: np.ndarray, radius: np.ndarray, longest: float = 120.0) -> tuple[np.ndarray, np.ndarray]:
-    """The same line with long pieces cut into short ones, whose windows hold fewer pixels, and its radii."""
-    radii = radius if radius.ndim else np.full(len(points), radius)
-    lengths = np.hypot(*(points[1:] - points[:-1]).T)
-    if not (lengths > longest).any():
-        return points, radii
-    steps = [
-        np.linspace(i, i + 1, int(n), endpoint=False)
-        for i, n in enumerate(np.ceil(lengths / longest) + (lengths == 0))
-    ]
-    at = np.concatenate([*steps, [len(lengths)]])
-    index = np.arange(len(points))
-    columns = [np.interp(at, index, values).astype(np.float32) for values in (*points.T, radii)]
-    return np.stack(columns[:2], axis=1), columns[2]
+def _rounded(points, radius) -> tuple[list, list]:
+    """Points and their radii as lists of floats, in steps of 1/256 pixel.
+
+    Sines and exponentials differ in the last bit between versions of numpy; their pictures must not.
+    """
+    points = [(round(256 * x) / 256, round(256 * y) / 256) for x, y in np.asarray(points).tolist()]
+    radii = np.asarray(radius).tolist()
+    radii = radii if isinstance(radii, list) else [radii] * len(points)
+    return points, [max(round(256 * r), 1) / 256 for r in radii]
 
 
-def clip(field, low: float, high: float):
-    """`numpy.clip` without its overhead, which matters in windows of a few hundred pixels."""
-    return np.minimum(np.maximum(field, low), high)
-
-
-def grown(mask: np.ndarray, reach: int) -> np.ndarray:
-    """A boolean mask and all pixels within a square ``reach`` pixels around each of its own."""
-    for _ in range(2):
-        wide = mask.copy()
-        for k in range(1, reach + 1):
-            wide[k:] |= mask[:-k]
-            wide[:-k] |= mask[k:]
-        mask = wide.T
-    return mask
+def _pieces(points, radius, longest: float = 120.0) -> tuple[list, list]:
+    """A line and its radii with long pieces cut into short ones, whose windows hold fewer pixels."""
+    points, radii = _rounded(points, radius)
+    points, radii = (points * 2, radii * 2) if len(points) == 1 else (points, radii)
+    line, widths = points[:1], radii[:1]
+    for (ax, ay), (bx, by), ra, rb in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+        n = max(1, math.ceil(math.hypot(bx - ax, by - ay) / longest))
+        line += [(ax + (bx - ax) * k / n, ay + (by - ay) * k / n) for k in range(1, n + 1)]
+        widths += [ra + (rb - ra) * k / n for k in range(1, n + 1)]
+    return line, widths
 
 
 def channels(where) -> tuple:
@@ -286,27 +278,3 @@ def channels(where) -> tuple:
 def tint(colour) -> np.ndarray:
     """A colour (3,) in the shape that multiplies fields of pixels: (3, 1, 1) float32."""
     return np.asarray(colour, dtype=np.float32).reshape(3, 1, 1)
-
-
-def polygon(points: np.ndarray, where) -> np.ndarray:
-    """Coverage (h, w) of a polygon in a window of the canvas, from a drawing four times as large."""
-    rows, columns = where
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    picture = Image.new("L", (4 * width, 4 * height))
-    corners = 4 * (points - [columns.start, rows.start]) + 1.5
-    ImageDraw.Draw(picture).polygon([tuple(c) for c in corners.tolist()], fill=255)
-    return np.asarray(picture.reduce(4), dtype=np.float32) / 255
-
-
-def blurred(field: np.ndarray, radius: float) -> np.ndarray:
-    """The means of a field over squares of side ``2 radius + 1``, any number; its border is repeated."""
-    for _ in range(2):
-        total = field * (1 / (1 + 2 * radius))
-        for k in range(1, min(math.ceil(radius), len(field) - 1) + 1):
-            part = field * (min(1.0, radius - (k - 1)) / (1 + 2 * radius))
-            total[k:] += part[:-k]
-            total[:k] += part[0]
-            total[:-k] += part[k:]
-            total[-k:] += part[-1]
-        field = total.T
-    return field

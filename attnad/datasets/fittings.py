@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attnad.datasets.drawing import Canvas, Frame, grown, noise
+from attnad.datasets.drawing import Canvas, Frame, channels, tint
+from attnad.datasets.fields import grown, noise
 
 METALS = ((0.72, 0.73, 0.74), (0.66, 0.65, 0.74), (0.60, 0.68, 0.70), (0.82, 0.81, 0.78), (0.55, 0.55, 0.56))
 
@@ -262,36 +263,27 @@ def vari_grip(canvas: Canvas, rng, fault, defect: str, look) -> None:
 
 def _twigs(canvas: Canvas, fault, frame: Frame, amount: float, share: float) -> None:
     """A tangle of twigs; the mask covers them and what little shows between them."""
-    size = canvas.width
+    size, count = canvas.width, int(120 * share * amount)
     overlay = Image.new("L", (2 * size, 2 * size))
     draw = ImageDraw.Draw(overlay)
-    middle = frame((0, -0.05))
     reach = 0.3 * frame.scale * np.sqrt(amount)
-    for _ in range(int(120 * share * amount)):
-        start = middle + fault.normal(0, 0.5, 2) * reach
-        angle, bend, length = (
-            fault.uniform(0, 2 * np.pi),
-            fault.normal(0, 0.35),
-            fault.uniform(0.5, 1.5) * reach,
-        )
-        turns = angle + bend * np.linspace(0, 1, 6)
-        steps = np.stack([np.cos(turns), np.sin(turns)], axis=1) * length / 6
-        line = 2 * (start + np.cumsum(steps, axis=0))
-        draw.line(
-            [tuple(p) for p in line.tolist()],
-            fill=int(fault.uniform(150, 255)),
-            width=max(2, round(size / fault.uniform(55, 120))),
-        )
-    cover = overlay.reduce(2)
-    alpha = np.asarray(cover, dtype=np.float32) / 255
-    where = (slice(0, size), slice(0, size))
-    tone = 1 + 0.35 * canvas.grain
-    shade = np.roll(alpha, (1, 1), axis=(0, 1))
-    canvas.rgb *= 1 - 0.35 * shade * (1 - alpha)
-    canvas.blend(
-        where,
-        np.minimum(1.2 * alpha, 1),
-        np.array([0.36, 0.27, 0.20], np.float32)[:, None, None] * tone,
-        "air",
-    )
-    canvas.defect = np.maximum(canvas.defect, grown(alpha > 0.3, size // 128))
+    starts = frame((0, -0.05)) + fault.normal(0, 0.5, (count, 1, 2)) * reach
+    angles, bends = fault.uniform(0, 2 * np.pi, (count, 1)), fault.normal(0, 0.35, (count, 1))
+    turns = angles + bends * np.linspace(0, 1, 6)
+    lengths = fault.uniform(0.5, 1.5, (count, 1, 1)) * reach
+    steps = np.stack([np.cos(turns), np.sin(turns)], axis=2) * lengths / 6
+    lines = np.rint(512 * (starts + np.cumsum(steps, axis=1))) / 256
+    shades, widths = fault.uniform(150, 255, count), size / fault.uniform(55, 120, count)
+    for line, shade, width in zip(lines.reshape(count, 12).tolist(), shades, widths, strict=True):
+        draw.line(line, fill=int(shade), width=max(2, round(width)))
+    box = overlay.getbbox()
+    if box is None:
+        return
+    x0, y0, x1, y1 = box[0] // 2, box[1] // 2, min(box[2] // 2 + 3, size), min(box[3] // 2 + 3, size)
+    where = (slice(y0, y1), slice(x0, x1))
+    alpha = np.asarray(overlay.reduce(2, (2 * x0, 2 * y0, 2 * x1, 2 * y1)), dtype=np.float32) / 255
+    shadow = 0.35 * np.roll(alpha, (1, 1), axis=(0, 1)) * (1 - alpha)
+    canvas.rgb[channels(where)] *= 1 - shadow
+    tone = 1 + 0.35 * canvas.grain[where]
+    canvas.blend(where, np.minimum(1.2 * alpha, 1), tone * tint((0.36, 0.27, 0.20)), "air")
+    canvas.defect[where] = np.maximum(canvas.defect[where], grown(alpha > 0.3, size // 128))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,9 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
 
 
-def open_picture(path: str | Path) -> Image.Image:
-    """Read a whole picture file, turned upright as its EXIF says, in whatever mode it is stored.
-
-    Raises:
-        MissingDataError: there is no such file.
-        DataError: the file is empty, truncated, too large, or not a picture.
-    """
-    path = Path(path)
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture file, of which only the header has been read; whatever goes wrong becomes a sentence."""
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file")
     if path.stat().st_size == 0:
@@ -42,8 +39,7 @@ def open_picture(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which nobody here reads
             with Image.open(path) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
+                yield image
     # Pillow's decoders raise nearly anything on broken bytes (OSError, SyntaxError, struct.error,
     # IndexError...), and this is the one place where that must not reach a student.
     except Exception as error:
@@ -51,6 +47,18 @@ def open_picture(path: str | Path) -> Image.Image:
         raise DataError(
             f"{path}: cannot be read as a picture ({reason}); copy it again, convert it, or remove it"
         ) from None
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """Read a whole picture file, turned upright as its EXIF says, in whatever mode it is stored.
+
+    Raises:
+        MissingDataError: there is no such file.
+        DataError: the file is empty, truncated, too large, or not a picture.
+    """
+    with _opened(Path(path)) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
 
 
 def to_rgb(image: Image.Image, path: str | Path = "picture", paper: str = "white") -> Image.Image:
@@ -133,9 +141,6 @@ def open_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: see `open_picture`.
     """
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            return (image.height, image.width) if turned else image.size
-    except Exception:
-        return open_picture(path).size  # says what is wrong with the file
+    with _opened(Path(path)) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (image.height, image.width) if turned else image.size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from attnad.datasets.drawing import Canvas, Frame, clip, tint, unit
+from attnad.datasets.drawing import Canvas, Frame, tint, unit
+from attnad.datasets.fields import clip, wave
 
 PITCH = 1.18  # distance of two discs, in radii of a disc: 146 mm for discs of 255 mm
 
@@ -136,7 +137,7 @@ def _disc(canvas, frame, tilt, glass, clear, ribs):
     opening = float(np.sin(tilt))
     fresnel = e * e
     fresnel = fresnel * fresnel
-    rings = np.cos((2 * np.pi * 3.2) * np.minimum(e, 1)) * min(1.0, 0.25 + opening)
+    rings = wave(3.2 * np.minimum(e, 1) + 0.25) * min(1.0, 0.25 + opening)
     tone = 0.72 + 0.18 * rings + 0.22 * fresnel - (0.22 - 0.22 * fresnel) * (v > 0.02) + (0.10 * side) * u
     alpha = clear + (0.92 - clear) * fresnel + 0.12 * rings
     edge = clip(1 - np.abs(distance + 1.2) / max(1.0, 0.06 * frame.scale), 0, 1)

@@ -17,7 +17,8 @@ import numpy as np
 
 from attnad.datasets import fittings
 from attnad.datasets.base import Dataset, Record, Source
-from attnad.datasets.drawing import Canvas, grown, noise
+from attnad.datasets.drawing import Canvas
+from attnad.datasets.fields import grown, keep_memory, noise
 from attnad.datasets.images import DataError
 from attnad.datasets.insulator import glass_insulator
 from attnad.datasets.scenery import camera, landscape
@@ -129,6 +130,7 @@ def picture(
 
 
 def _read(category: str, split: str, index: int, seed: int, defect: str, look: Look, size: int):
+    keep_memory()
     # hash() differs between processes; a checksum of the names does not.
     key = [seed, zlib.crc32(f"powerline/{category}/{split}".encode()), index]
     # One stream for each of background, view, light, defect, lens: turning one knob leaves the others' draws

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from attnad.datasets.base import Dataset, Record, Source
-from attnad.datasets.drawing import clip, noise, tint
+from attnad.datasets.drawing import tint
+from attnad.datasets.fields import clip, keep_memory, noise
 from attnad.datasets.images import DataError
 
 DEFECTS = ("spur", "break_out", "overetch", "scratch")
@@ -160,6 +161,7 @@ def _read(
     defect_size: float,
     size: int,
 ):
+    keep_memory()
     base, inside, lines = _layout(category, seed, size)
     rng = _generator(seed, zlib.crc32(f"wafer/{category}/{split}".encode()), index)
     scene, mask = base.copy(), Image.new("L", base.size)
