@@ -1,0 +1,264 @@
+"""Many runs, each recorded so that anyone can judge and repeat it: ``python -m attnad benchmark``.
+
+A cell is one method with one attention on one category with one seed. A sweep runs cells on the cores of
+this machine or on a Dask cluster, and writes after each of them, so that a killed sweep goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import itertools
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import joblib
+import numpy as np
+from tqdm import tqdm
+
+from attnad import datasets, profile, results
+from attnad.cells import COLUMNS, Cell, Outcome, attempt
+from attnad.sizes import METHODS, PICTURES, SIZES
+
+
+def plan(
+    methods: Sequence[str],
+    attentions: Sequence[str] = ("none",),
+    data: Sequence[str] = ("elpv/mono",),
+    seeds: Iterable[int] = (0,),
+    points: Sequence[str] = ("",),
+    profile: str = "quick",
+    options: dict | None = None,
+    train: int | None = None,
+    test: int | None = None,
+) -> list[Cell]:
+    """All cells of a sweep, those that share pictures and features next to each other.
+
+    Args:
+        methods: keys of `METHODS`.
+        attentions: names of attention blocks, ``"none"`` for the control.
+        data: ``"elpv/poly"``; ``"magnetic_tile"`` for a set's first category, ``"powerline/*"`` for all.
+        seeds, points, profile, options, train, test: see `Cell`. None takes the profile's `PICTURES`.
+
+    Raises:
+        ValueError: an unknown method or profile.
+        DataError: an unknown data set or category.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown:
+        raise ValueError(f"there is no method {', '.join(unknown)}; there are: {', '.join(METHODS)}")
+    if profile not in SIZES:
+        raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(SIZES)}")
+    pairs = []
+    for text in data:
+        name, _, category = text.partition("/")
+        if name not in datasets.SOURCES:
+            raise datasets.DataError(
+                f"There is no data set {name!r}; there are: {', '.join(datasets.SOURCES)}"
+            )
+        source = datasets.SOURCES[name]
+        categories = source.categories if category == "*" else (category or source.categories[0],)
+        for each in categories:
+            source.check_category(each)
+            pairs.append((name, each))
+    most = PICTURES.get(profile, (0, 0))
+    limits = (most[0] if train is None else train, most[1] if test is None else test)
+    written = json.dumps(options or {}, sort_keys=True)
+    cells = []
+    for (name, category), attention, place in itertools.product(pairs, attentions, points):
+        if attention == "none" and place != points[0]:
+            continue  # without attention there is no place to vary
+        for seed, method in itertools.product(seeds, methods):
+            where = "" if attention == "none" else place
+            cells.append(Cell(method, attention, where, name, category, seed, profile, written, *limits))
+    return cells
+
+
+class Table:
+    """The file of a sweep, ``NAME.csv``, and each test picture's score beside it in ``NAME_scores.npz``.
+
+    Both are written anew after each cell and put in place in one step: a reader, or a sweep that goes on
+    after a power cut, never finds half of one.
+    """
+
+    def __init__(self, path: str | Path, cells: Sequence[Cell]):
+        self.path, self.cells = Path(path), cells
+        self.scores_path = self.path.with_name(self.path.stem + "_scores.npz")
+        self.rows: dict[str, list[dict]] = {}
+        self.scores: dict[str, np.ndarray] = {}
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf8") as file:
+                for row in csv.DictReader(file):
+                    self.rows.setdefault(row["command"], []).append(row)
+        if self.scores_path.exists():
+            with np.load(self.scores_path, allow_pickle=False) as file:
+                self.scores = {name: file[name] for name in file.files}
+
+    def missing(self) -> list[Cell]:
+        """The cells that have not been run, or failed."""
+        return [c for c in self.cells if all(row["error"] for row in self.rows.get(c.command(), []))]
+
+    def add(self, cell: Cell, outcome: Outcome) -> None:
+        """Keep what a cell gave, on disk."""
+        self.rows[cell.command()] = outcome.rows
+        if outcome.scores is not None and outcome.labels is not None:
+            self.scores[cell.command()] = np.stack([outcome.labels.astype(np.float32), outcome.scores])
+        wanted = [cell.command() for cell in self.cells]
+        order = [*(c for c in self.rows if c not in set(wanted)), *(c for c in wanted if c in self.rows)]
+        packed, text = io.BytesIO(), io.StringIO(newline="")
+        np.savez_compressed(packed, **{name: self.scores[name] for name in order if name in self.scores})
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for command in order:
+            writer.writerows(self.rows[command])
+        _replace(self.scores_path, packed.getvalue())  # first: a row is never there without its scores
+        _replace(self.path, text.getvalue().encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def sweep(
+    cells: Sequence[Cell], out: str | Path, jobs: int = 1, cluster: str | None = None, resume: bool = False
+) -> Table:
+    """Run cells and record them.
+
+    Args:
+        cells: from `plan`.
+        out: a CSV file; see `Table`.
+        jobs: cells at a time on this machine.
+        cluster: address of a Dask scheduler, e.g. ``"tcp://10.0.0.1:8786"``; its workers need this package
+            and the data. A worker that dies has its cell run by another.
+        resume: go on with a file that is there; cells in it are not run again, but for those that failed.
+
+    Raises:
+        FileExistsError: the file is there and ``resume`` is not set.
+    """
+    out = Path(out)
+    if out.exists() and not resume:
+        raise FileExistsError(f"{out} exists: use --resume to go on with it, or another --out")
+    table = Table(out, cells)
+    folder = out.with_name(out.stem + "_unfinished").absolute()  # checkpoints of cells in work
+    waiting = table.missing()
+    work = (joblib.delayed(attempt)(cell, folder / f"{_file_name(cell)}.safetensors") for cell in waiting)
+    with _workers(cluster, jobs) as parallel, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
+        for cell, outcome in parallel(work):
+            table.add(cell, outcome)
+            bar.update()
+            bar.write(said(outcome.rows[0]), file=sys.stdout)
+    shutil.rmtree(folder, ignore_errors=True)
+    return table
+
+
+def _file_name(cell: Cell) -> str:
+    return joblib.hash(cell.name)
+
+
+@contextlib.contextmanager
+def _workers(cluster: str | None, jobs: int) -> Iterator[joblib.Parallel]:
+    """joblib's workers: this machine's cores, or those of a Dask cluster."""
+    if cluster is None:
+        yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        return
+    from distributed import Client
+
+    with Client(cluster), joblib.parallel_config(backend="dask"):
+        yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered")
+
+
+def said(row: dict) -> str:
+    """One row in a line."""
+    head = f"{row['method']}, {row['attention']}, {row['dataset']}/{row['category']}, seed {row['seed']}: "
+    if row["error"]:
+        return head + f"FAILED, {row['error']}"
+    figures = (
+        f"{name} {float(row[name]):.3f}" for name in ("image_auroc", "aupro") if str(row[name]) != "nan"
+    )
+    return head + ", ".join(figures) + f" ({float(row['seconds']):.0f} s)"
+
+
+def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Iterator[str]:
+    """The plan in plain words; times are those of the same method, data and profile in ``data/results/``."""
+    yield f"{len(cells)} cells, {len(cells) - len(waiting)} of them done."
+    for field in ("method", "attention", "points", "seed"):
+        values = dict.fromkeys(str(getattr(cell, field)) or "all" for cell in cells)
+        yield f"  {field + ':':11s} {', '.join(values)}"
+    yield "  data:       " + ", ".join(dict.fromkeys(f"{cell.dataset}/{cell.category}" for cell in cells))
+    known: dict[tuple, list[float]] = {}
+    for path in sorted((results.DATA / "results").glob("*.csv")):
+        with path.open(newline="", encoding="utf8") as file:
+            for row in csv.DictReader(file):
+                if row.get("profile") and row.get("seconds") and row.get("protocol") == "last":
+                    key = row["method"], row["dataset"], row["profile"]
+                    known.setdefault(key, []).append(float(row["seconds"]))
+    times = [known.get((cell.method, cell.dataset, cell.profile)) for cell in waiting]
+    measured = [float(np.median(seconds)) for seconds in times if seconds]
+    if measured:
+        minutes = sum(measured) / 60 / max(1, jobs)
+        yield f"About {minutes:.0f} minutes for {len(measured)} cells, by what they took when recorded."
+    if len(measured) < len(waiting):
+        yield f"For {len(waiting) - len(measured)} cells no time has been recorded."
+
+
+def cli(arguments: list[str]) -> int:
+    """``python -m attnad benchmark``; returns the exit code: 1 if a cell failed."""
+    parser = argparse.ArgumentParser(prog="python -m attnad benchmark", description=__doc__)
+    parser.add_argument("--methods", nargs="+", required=True, metavar="NAME", help=", ".join(METHODS))
+    parser.add_argument(
+        "--attention", nargs="+", default=["none"], metavar="NAME", help="none, se, cbam, ..."
+    )
+    parser.add_argument("--points", nargs="+", default=[""], metavar="A+B", help="places, e.g. AB1 AB1+AB3")
+    parser.add_argument("--data", nargs="+", default=["elpv/mono"], metavar="SET/CATEGORY", help="* for all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--profile", choices=SIZES, default=None, help="sizes (ATTNAD_PROFILE)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the methods")
+    parser.add_argument("--train", type=int, help="at most so many pictures to train on; 0: all")
+    parser.add_argument("--test", type=int, help="at most so many pictures of each kind to test on; 0: all")
+    parser.add_argument("--out", type=Path, help="CSV file; without it, only print")
+    parser.add_argument("--resume", action="store_true", help="go on with --out where it stopped")
+    parser.add_argument("--jobs", type=int, default=1, help="cells at a time on this machine (1)")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://10.0.0.1:8786")
+    parser.add_argument("--plan", action="store_true", help="say what would be run, and stop")
+    given = parser.parse_args(arguments)
+    try:
+        options = dict(_setting(text) for text in given.set)
+        cells = plan(
+            given.methods, given.attention, given.data, given.seeds, given.points,
+            given.profile or profile(), options, given.train, given.test,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as scratch:
+            out = given.out or Path(scratch) / "benchmark.csv"
+            print(*describe(cells, Table(out, cells).missing(), given.jobs), sep="\n", flush=True)
+            if given.plan:
+                return 0
+            table = sweep(cells, out, given.jobs, given.cluster, given.resume)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    failed = sum(any(row["error"] for row in table.rows[cell.command()]) for cell in cells)
+    print(f"{len(cells) - failed} cells done, {failed} failed." + (f" See {out}" if given.out else ""))
+    return 1 if failed else 0
+
+
+def _setting(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text}: write it as NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:  # a bare word is a text
+        return name, value

@@ -1,0 +1,204 @@
+"""One run of the benchmark: one method with one attention on one category with one seed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import shlex
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from attnad import datasets, metrics, results
+from attnad.datasets.base import Dataset
+from attnad.methods import Detector, Frozen
+from attnad.sizes import METHODS, SIZES
+
+LOOKS = 10  # at the test set, spread over the epochs, for the protocol "best"
+
+FIGURES = ("image_auroc", "average_precision", "f1_max", "pixel_auroc", "aupro")
+COLUMNS = (
+    "method", "attention", "attention_points", "gates", "options", "backbone", "weights", "dataset",
+    "category", "seed", "profile", "protocol", *FIGURES, "epochs", "image_size", "train", "test_normal",
+    "test_anomalous", "seconds", "device", "python", "versions", "commit", "date", "command", "error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run, by names only, so that it can be written down and sent to another machine.
+
+    Attributes:
+        method: a key of `METHODS`.
+        attention: a key of `attnad.attention.ATTENTION`, or ``"none"``.
+        points: where it goes, joined by ``+``; empty for every place that the method has.
+        dataset, category: as `attnad.datasets.load` knows them.
+        seed: of weights, training and drawn pictures.
+        profile: the sizes, a key of `SIZES`.
+        options: further arguments of the method, as JSON; they come after those of `SIZES`.
+        train, test: at most so many pictures to train on, and of each kind to test on; 0 for all.
+    """
+
+    method: str
+    attention: str
+    points: str
+    dataset: str
+    category: str
+    seed: int
+    profile: str
+    options: str
+    train: int
+    test: int
+
+    @property
+    def name(self) -> str:
+        """Names the cell and nothing else, e.g. in a file of many cells."""
+        return " ".join(str(value) or "-" for value in dataclasses.astuple(self))
+
+    def command(self) -> str:
+        """What runs this cell again."""
+        words = [
+            "python",
+            "-m",
+            "attnad",
+            "benchmark",
+            "--methods",
+            self.method,
+            "--attention",
+            self.attention,
+        ]
+        words += ["--points", self.points] if self.points else []
+        words += ["--data", f"{self.dataset}/{self.category}", "--seeds", str(self.seed)]
+        words += ["--profile", self.profile, "--train", str(self.train), "--test", str(self.test)]
+        settings = [f"{name}={json.dumps(value)}" for name, value in json.loads(self.options).items()]
+        words += ["--set", *settings] if settings else []
+        return shlex.join(words)
+
+    def detector(self) -> Detector:
+        """The untrained detector of this cell."""
+        arguments = SIZES[self.profile].get(self.method, {}) | json.loads(self.options)
+        if self.attention != "none":
+            arguments["attention"] = self.attention
+            if self.points:
+                arguments["attention_points"] = self.points.split("+")
+        return METHODS[self.method](**arguments, seed=self.seed)
+
+    def data(self, size: int) -> tuple[Dataset, Dataset]:
+        """Pictures to train on and to test on; where not all are taken, the same ones in every cell."""
+        train, test = (
+            datasets.load(self.dataset, self.category, split, size=size) for split in ("train", "test")
+        )
+        return few(train, test, self.train, self.test)
+
+
+def few(train: Dataset, test: Dataset, count: int, each: int) -> tuple[Dataset, Dataset]:
+    """`count` pictures to train on and `each` of both kinds to test on, always the same ones; 0 for all."""
+    rng = np.random.default_rng(0)
+    if count:
+        train = train[np.sort(rng.permutation(len(train))[:count])]
+    if each:
+        kinds = [rng.permutation(np.flatnonzero(test.labels == kind))[:each] for kind in (0, 1)]
+        test = test[np.sort(np.concatenate(kinds))]
+    return train, test
+
+
+@dataclass
+class Outcome:
+    """What a cell gave: rows of the table (protocols ``last``, ``best``), and each test picture's score."""
+
+    rows: list[dict]
+    labels: np.ndarray | None = None
+    scores: np.ndarray | None = None
+
+
+_frozen: dict[tuple, Frozen] = {}  # of the cells before: seeds and attentions often share the frozen part
+
+
+def frozen_features(detector: Detector, pictures: Dataset, training: bool) -> Frozen:
+    """What the detector's frozen part makes of pictures, computed once for all that share it.
+
+    Kept for a few parts of a few data sets: call it for one data set after the other.
+    """
+    # Only in training does a method draw at random here (RD++ its noise), by a seed its name does not tell.
+    seed = detector.seed if training else None
+    key = (
+        detector.frozen_name(),
+        training,
+        seed,
+        pictures.size,
+        *(record.path for record in pictures.records),
+    )
+    if key not in _frozen:
+        if len(_frozen) > 7:
+            _frozen.clear()
+        _frozen[key] = detector.precompute(pictures, training)
+    return _frozen[key]
+
+
+def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
+    """Train and test one cell.
+
+    The protocol ``last`` is the detector after its last epoch. ``best`` is the epoch, out of about `LOOKS`,
+    with the highest image AUROC *on the test set*: what a paper reports that keeps its best epoch. No one
+    who has no labelled defects can have that detector.
+
+    Args:
+        cell: what to run.
+        checkpoint: a file from which an interrupted training goes on.
+    """
+    begin = time.perf_counter()
+    detector = cell.detector()
+    size = detector.image_size
+    train, test = cell.data(size)
+    if detector.cache:
+        fitted, tested = frozen_features(detector, train, True), frozen_features(detector, test, False)
+    else:
+        fitted, tested = train, test
+
+    def look(detector: Detector, epoch: int) -> dict | None:
+        if (detector.epochs - 1 - epoch) % max(1, detector.epochs // LOOKS):
+            return None
+        return metrics.evaluate(detector.predict(tested), test)
+
+    detector.fit(fitted, on_epoch=look, checkpoint=checkpoint)
+    prediction = detector.predict(tested)
+    last = metrics.evaluate(prediction, test)
+    looks = [entry for entry in detector.history if "image_auroc" in entry]
+    best = max(looks, key=lambda entry: entry["image_auroc"]) if looks else last
+    known = _row(cell) | {
+        "attention_points": "+".join(getattr(getattr(detector, "extractor", None), "points", ())),
+        "gates": getattr(detector, "gates", None) or "",
+        "backbone": getattr(detector, "backbone", ""),
+        "weights": getattr(detector, "weights", ""),
+        "epochs": detector.epochs, "image_size": size, "train": len(train),
+        "test_normal": int((test.labels == 0).sum()), "test_anomalous": int(test.labels.sum()),
+        "seconds": round(time.perf_counter() - begin, 1),
+    } | results.provenance(str(detector.device))  # fmt: skip
+    rows = [
+        known | {"protocol": protocol} | {name: round(figures.get(name, float("nan")), 4) for name in FIGURES}
+        for protocol, figures in (("last", last), ("best", best))
+    ]
+    return Outcome(rows, test.labels.astype(np.uint8), prediction.scores.astype(np.float32))
+
+
+def _row(cell: Cell) -> dict:
+    row = dict.fromkeys(COLUMNS, "")
+    for name in ("method", "attention", "options", "dataset", "category", "seed", "profile", "train"):
+        row[name] = getattr(cell, name)
+    return row | {"attention_points": cell.points, "command": cell.command(), "protocol": "last"}
+
+
+def attempt(cell: Cell, checkpoint: Path | None = None) -> tuple[Cell, Outcome]:
+    """`run`, but an error becomes a row that tells it, and the bars of a detector stay out of the sweep's."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return cell, run(cell, checkpoint)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+        return cell, Outcome([_row(cell) | results.provenance() | {"error": " ".join(said.split())}])

@@ -1,0 +1,170 @@
+"""Is it better, or was it chance? A detector against its control, with all that was drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Image AUROC of one detector minus that of its control.
+
+    Attributes:
+        mean: over categories of the mean over seeds.
+        low, high: interval of the hierarchical bootstrap.
+        p: two-sided: twice the share of bootstrap draws on the other side of zero.
+        effect: the mean in units of the spread of single runs (category and seed); nan for one run.
+        categories, seeds: how many there were; seeds of the category with the fewest.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    effect: float
+    categories: int
+    seeds: int
+
+
+def difference(
+    runs: Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """Compare two detectors that were run on the same categories with the same seeds.
+
+    Three things could have come out otherwise: which categories, which seeds, which test pictures. Each
+    bootstrap draw takes all three anew: categories with replacement; within each, seeds with replacement,
+    and test pictures (normal and anomalous ones apart) that are the same for all its seeds and for both
+    detectors. Seeds of one category share its pictures: they are not independent data, and are not
+    counted as such. With a single category the interval says nothing about others.
+
+    Args:
+        runs: (category, seed) -> labels (N,), scores of the detector (N,), scores of the control (N,).
+        draws: of the bootstrap.
+        level: of the interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: no runs, scores of another length than the labels, or a test set of one class.
+    """
+    if not runs:
+        raise ValueError("there are no runs to compare")
+    wins: dict[str, list[np.ndarray]] = {}  # category -> for each seed (anomalous, normal), see _wins
+    for (category, each), (labels, scores, control) in sorted(runs.items()):
+        labels, scores, control = (np.asarray(values) for values in (labels, scores, control))
+        if not len(labels) == len(scores) == len(control):
+            raise ValueError(
+                f"{category}, seed {each}: {len(labels)} labels, {len(scores)} and {len(control)} scores"
+            )
+        if labels.all() or not labels.any():
+            raise ValueError(f"{category}: AUROC needs normal and anomalous test pictures")
+        wins.setdefault(category, []).append(_wins(labels, scores) - _wins(labels, control))
+    singles = [[float(one.mean()) for one in seeds] for seeds in wins.values()]
+    mean = float(np.mean([np.mean(values) for values in singles]))
+    parts = list(wins.values())
+    drawn = _redrawn_categories(parts, draws, np.random.default_rng(seed))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    spread = np.std(np.concatenate(singles), ddof=1) if sum(map(len, singles)) > 1 else np.nan
+    effect = mean / spread if spread > 0 else float("nan")
+    return Difference(
+        mean, float(low), float(high), float(min(1.0, 2 * (beyond + 1) / (draws + 1))), float(effect),
+        len(parts), min(map(len, parts)),
+    )  # fmt: skip
+
+
+def _wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(anomalous, normal): 1 where the anomalous picture has the higher score, 1/2 for a tie; mean: AUROC."""
+    apart = scores[labels == 1][:, None] - scores[labels == 0][None]
+    return (np.sign(apart) + 1) / 2
+
+
+def _redrawn_categories(parts: Sequence[Sequence[np.ndarray]], draws: int, rng: np.random.Generator):
+    """(draws,) means over redrawn categories, and what `_redrawn` makes of each."""
+    drawn = np.zeros(draws)
+    for _ in parts:  # one of the drawn categories of every draw at a time
+        which = rng.integers(len(parts), size=draws)
+        for index, seeds in enumerate(parts):
+            here = np.flatnonzero(which == index)
+            drawn[here] += _redrawn(seeds, len(here), rng) / len(parts)
+    return drawn
+
+
+def _redrawn(seeds: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` means over redrawn seeds and pictures of one category."""
+    anomalous, normal = seeds[0].shape
+    of_anomalous = rng.multinomial(anomalous, np.full(anomalous, 1 / anomalous), size=count) / anomalous
+    of_normal = rng.multinomial(normal, np.full(normal, 1 / normal), size=count) / normal
+    of_seeds = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=count) / len(seeds)
+    each = [((of_anomalous @ one) * of_normal).sum(axis=1) for one in seeds]
+    return (of_seeds * np.stack(each, axis=1)).sum(axis=1)
+
+
+def mean_interval(
+    values: Mapping[tuple[str, int], np.ndarray], draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of numbers that belong to single pictures, and its interval, drawn as in `difference`.
+
+    To compare two detectors, hand in the differences, picture by picture.
+
+    Args:
+        values: (category, seed) -> (N,), one number for each picture, the same pictures for all seeds of a
+            category.
+        draws, level, seed: as for `difference`.
+
+    Returns:
+        the mean over categories of the mean over seeds and pictures, and the interval's two ends.
+
+    Raises:
+        ValueError: no values, or seeds of one category with different numbers of pictures.
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for (category, each), numbers in sorted(values.items()):
+        column = np.asarray(numbers, dtype=float).reshape(-1, 1)
+        if len(column) == 0 or len(column) != len(parts.get(category, [column])[0]):
+            raise ValueError(f"{category}, seed {each}: {len(column)} pictures, but each seed needs the same")
+        parts.setdefault(category, []).append(column)
+    if not parts:
+        raise ValueError("there are no values to average")
+    drawn = _redrawn_categories(list(parts.values()), draws, np.random.default_rng(seed))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(np.mean([np.mean(seeds) for seeds in parts.values()])), float(low), float(high)
+
+
+def auroc_interval(
+    labels: np.ndarray, scores: np.ndarray, draws: int = 2000, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """What one detector's AUROC could have been with other test pictures: bootstrap interval (low, high)."""
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    drawn = _redrawn([_wins(labels, scores)], draws, np.random.default_rng(seed))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """p values corrected for their number (Holm, 1979): a false alarm among all stays as rare as in one."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p)
+    steps = np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order])
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(steps, 1.0)
+    return corrected
+
+
+def detectable(spread: float, seeds: int, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest true difference that so many seeds would tell from zero, with the chance `power`.
+
+    Args:
+        spread: standard deviation of the difference between two runs of the same seed.
+        seeds: runs of each detector, at least two.
+    """
+    if seeds < 2:
+        return float("inf")
+    t = stats.t(seeds - 1)
+    return float((t.ppf((1 + level) / 2) + t.ppf(power)) * spread / np.sqrt(seeds))

@@ -1,0 +1,242 @@
+"""Sweeps: planned, recorded, resumed after being killed, run again from a row, and spread over a cluster."""
+
+import csv
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from attnad import benchmark, datasets, metrics
+from attnad.cells import COLUMNS, Cell, few, frozen_features, run
+from attnad.methods import RDPP
+from attnad.sizes import METHODS, SIZES
+
+TINY = {"train": 8, "test": 4}
+SETTINGS = {
+    "Mahalanobis": {"image_size": 64},
+    "DifferNet": {"image_size": 64, "hidden": 8, "epochs": 3},
+}
+
+
+def cells(methods=("Mahalanobis",), **more):
+    options = {"image_size": 64} | more.pop("options", {})
+    return benchmark.plan(methods, data=["powerline/vari_grip"], options=options, **TINY, **more)
+
+
+def rows(path, without=("seconds", "date", "commit")):  # someone may commit while the tests run
+    with path.open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in without} for row in csv.DictReader(file)]
+
+
+def test_plan_crosses_everything_but_varies_no_place_without_attention():
+    made = benchmark.plan(
+        ["DifferNet"], ["none", "se"], ["elpv/poly", "powerline/*"], (0, 1), ["AB1", "AB1+AB3"]
+    )
+    categories = 1 + len(datasets.SOURCES["powerline"].categories)
+    assert len(made) == categories * 2 * (1 + 2)
+    assert {c.points for c in made if c.attention == "none"} == {""}
+    assert {c.points for c in made if c.attention == "se"} == {"AB1", "AB1+AB3"}
+    assert (made[0].train, made[0].test) == (300, 150)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"methods": ["DiferNet"]}, {"profile": "fast"}, {"data": ["elpf"]}, {"data": ["elpv/multi"]}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_unknown_names_are_refused_before_anything_runs(wrong):
+    with pytest.raises((ValueError, datasets.DataError), match=r"there (are|is)|has no|There (are|is)"):
+        benchmark.plan(**{"methods": ["DifferNet"]} | wrong)
+
+
+def test_few_pictures_are_the_same_in_every_run():
+    train, test = (datasets.load("wafer", split=split, size=32) for split in ("train", "test"))
+    part = few(train, test, 5, 2)
+    assert len(part[0]) == 5 and sorted(part[1].labels) == [0, 0, 1, 1]
+    for one, other in zip(part, few(train, test, 5, 2)):
+        assert [record.path for record in one.records] == [record.path for record in other.records]
+    assert [len(whole) for whole in few(train, test, 0, 0)] == [len(train), len(test)]
+
+
+def test_the_frozen_part_runs_once_but_noise_is_that_of_its_seed(monkeypatch):
+    train, _ = few(*(datasets.load("wafer", split=split, size=64) for split in ("train", "test")), 4, 1)
+    first, again, second, test = (
+        frozen_features(RDPP("efficientnet_lite0", image_size=64, device="cpu", seed=seed), train, training)
+        for seed, training in ((0, True), (0, True), (1, True), (1, False))
+    )
+    assert first is again and first is not second
+    clean = len(first.tensors) // 2
+    assert all(np.array_equal(a, b) for a, b in zip(first.tensors[:clean], second.tensors))
+    assert not np.array_equal(first.tensors[-1], second.tensors[-1])
+    other = RDPP("efficientnet_lite0", image_size=64, device="cpu", seed=0)
+    assert frozen_features(other, train, False) is test, "a test draws nothing: any seed may share it"
+    assert frozen_features(other, train[:2], False) is not test
+
+
+def test_every_method_has_a_laptops_size():
+    assert set(SIZES["quick"]) == set(METHODS)
+    for profile, sizes in SIZES.items():
+        assert set(sizes) <= set(METHODS), profile
+
+
+def test_rows_say_what_was_run_and_scores_give_their_figures(tmp_path):
+    planned = cells(("Mahalanobis", "DifferNet"), attentions=("none", "se"), options={})
+    planned = [c for c in planned if c.method == "Mahalanobis" or c.attention == "se"]
+    table = benchmark.sweep(planned, tmp_path / "t.csv")
+    read = rows(tmp_path / "t.csv")
+    assert tuple(read[0]) == tuple(c for c in COLUMNS if c not in ("seconds", "date", "commit"))
+    assert [r["protocol"] for r in read] == ["last", "best"] * 3
+    assert [r["method"] for r in read[::2]] == ["Mahalanobis", "Mahalanobis", "DifferNet"]
+    assert read[-1]["gates"] == "likelihood" and read[-1]["attention_points"] == "stride16"
+    assert read[0]["train"] == "8" and read[0]["test_normal"] == read[0]["test_anomalous"] == "4"
+    for row in read:
+        labels, scores = table.scores[row["command"]]
+        if row["protocol"] == "last":
+            assert metrics.image_auroc(labels.astype(int), scores) == pytest.approx(float(row["image_auroc"]))
+    assert float(read[5]["image_auroc"]) >= float(read[4]["image_auroc"]), "best is never below last"
+    with np.load(tmp_path / "t_scores.npz", allow_pickle=False) as kept:
+        assert set(kept.files) == {r["command"] for r in read}
+
+
+def test_the_command_in_a_row_gives_the_row_again(tmp_path):
+    cell = cells(
+        ("DifferNet",), attentions=("se",), points=("stride8+stride16",), options=SETTINGS["DifferNet"]
+    )
+    benchmark.sweep(cell, tmp_path / "t.csv")
+    first = rows(tmp_path / "t.csv")
+    words = shlex.split(first[0]["command"])
+    assert words[:4] == ["python", "-m", "attnad", "benchmark"]
+    again = [sys.executable, *words[1:], "--out", str(tmp_path / "again.csv")]
+    subprocess.run(again, check=True, capture_output=True)
+    assert rows(tmp_path / "again.csv") == first
+
+
+def test_a_failed_cell_is_recorded_and_does_not_stop_the_rest_and_is_tried_again(
+    tmp_path, monkeypatch, capsys
+):
+    planned = cells(seeds=(0, 1))
+    broken = SIZES["quick"]["Mahalanobis"] | {"scales": 9}
+    good = SIZES["quick"]["Mahalanobis"]
+    real = benchmark.attempt
+
+    def attempt(cell, checkpoint):
+        SIZES["quick"]["Mahalanobis"] = broken if cell.seed == 0 else good
+        return real(cell, checkpoint)
+
+    monkeypatch.setitem(SIZES["quick"], "Mahalanobis", good)
+    monkeypatch.setattr(benchmark, "attempt", attempt)
+    table = benchmark.sweep(planned, tmp_path / "t.csv")
+    errors = [[row["error"] for row in table.rows[c.command()]] for c in planned]
+    assert len(errors[0]) == 1 and ": " in errors[0][0] and errors[1] == ["", ""]
+    assert "FAILED" in capsys.readouterr().out
+    assert table.missing() == planned[:1]
+    monkeypatch.setattr(benchmark, "attempt", real)
+    SIZES["quick"]["Mahalanobis"] = good
+    assert not benchmark.sweep(planned, tmp_path / "t.csv", resume=True).missing()
+
+
+def test_a_finished_file_is_not_overwritten_by_mistake(tmp_path):
+    benchmark.sweep(cells(), tmp_path / "t.csv")
+    before = (tmp_path / "t.csv").read_bytes()
+    with pytest.raises(FileExistsError, match="--resume"):
+        benchmark.sweep(cells(), tmp_path / "t.csv")
+    benchmark.sweep(cells(), tmp_path / "t.csv", resume=True)
+    assert (tmp_path / "t.csv").read_bytes() == before
+
+
+def test_best_is_the_best_look_at_the_test_set(monkeypatch):
+    cell = cells(("DifferNet",), options=SETTINGS["DifferNet"])[0]
+    figures = iter([0.6, 0.9, 0.7, 0.7])  # three epochs, then the last one's rows
+    monkeypatch.setattr(metrics, "evaluate", lambda *_: {"image_auroc": next(figures)})
+    last, best = run(cell).rows
+    assert (last["image_auroc"], best["image_auroc"]) == (0.7, 0.9)
+
+
+def test_the_plan_is_told_in_words_and_nothing_runs(tmp_path, capsys):
+    arguments = ["--methods", "Mahalanobis", "PatchCore", "--data", "elpv/*", "--seeds", "0", "1", "--plan"]
+    assert benchmark.cli([*arguments, "--profile", "quick", "--out", str(tmp_path / "t.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "8 cells, 0 of them done" in said and "elpv/mono, elpv/poly" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_mistakes_on_the_command_line_are_told_in_one_line(capsys):
+    assert benchmark.cli(["--methods", "PatchCor", "--profile", "quick"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert benchmark.cli(["--methods", "PatchCore", "--profile", "quick", "--set", "coreset"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
+
+
+SWEEP = """
+import sys
+from attnad import benchmark
+cells = benchmark.plan(
+    ["Mahalanobis", "DifferNet"], ["none", "se"], ["powerline/vari_grip"], range(2),
+    options={"image_size": 64}, train=8, test=4,
+)
+benchmark.sweep(cells, sys.argv[1], resume=True, cluster=(sys.argv[2:] or [None])[0])
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_random_moments_ends_with_the_rows_of_an_undisturbed_one(tmp_path):
+    kills = int(os.environ.get("ATTNAD_KILLS", "2"))
+    command = [sys.executable, "-c", SWEEP]
+    begin = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "calm.csv")], check=True, capture_output=True)
+    whole = time.monotonic() - begin
+    rng, killed = random.Random(0), 0
+    while killed < kills:
+        (tmp_path / "killed.csv").unlink(missing_ok=True) if rng.random() < 0.3 else None
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "killed.csv")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(rng.uniform(0.2, 1.0) * whole)
+            (tmp_path / "killed.csv").unlink()  # it was faster than the knife: from the beginning
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+    subprocess.run([*command, str(tmp_path / "killed.csv")], check=True, capture_output=True)
+    assert rows(tmp_path / "killed.csv") == rows(tmp_path / "calm.csv")
+    with np.load(tmp_path / "killed_scores.npz") as one, np.load(tmp_path / "calm_scores.npz") as other:
+        assert one.files == other.files
+        assert all(np.array_equal(one[name], other[name]) for name in one.files)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "calm.csv", "calm_scores.npz", "killed.csv", "killed_scores.npz"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_gives_the_same_rows_though_a_worker_is_killed(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
+    planned = cells(("Mahalanobis",), attentions=("none", "se"), seeds=range(3))
+    benchmark.sweep(planned, tmp_path / "here.csv")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        victim = next(iter(cluster.workers.values())).pid
+
+        def knife():
+            while not (tmp_path / "there.csv").exists():  # the first cell is done: half-way
+                time.sleep(0.05)
+            os.kill(victim, signal.SIGKILL)
+
+        threading.Thread(target=knife, daemon=True).start()
+        benchmark.sweep(planned, tmp_path / "there.csv", cluster=cluster.scheduler_address)
+    assert rows(tmp_path / "there.csv") == rows(tmp_path / "here.csv")
+
+
+def test_cells_are_plain_text_on_their_way_to_another_machine():
+    cell = cells(options={"normalize": "batchnorm"})[0]
+    assert isinstance(cell, Cell) and json.loads(cell.options) == {"image_size": 64, "normalize": "batchnorm"}
+    assert shlex.split(cell.command())[-3:] == ["--set", "image_size=64", 'normalize="batchnorm"']

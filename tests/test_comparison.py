@@ -1,0 +1,125 @@
+"""Differences between detectors: coverage of the interval, what correlated seeds cannot do."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from attnad import comparison
+
+LABELS = np.r_[np.zeros(60, int), np.ones(60, int)]
+
+
+def scored(rng, shift):
+    return rng.normal(size=120) + shift * LABELS
+
+
+def test_mean_is_the_mean_of_categories_not_of_runs():
+    rng = np.random.default_rng(0)
+    runs = {("a", s): (LABELS, scored(rng, 2), scored(rng, 1)) for s in range(3)}
+    runs["b", 0] = (LABELS, scored(rng, 1), scored(rng, 1))
+    apart = {key: roc_auc_score(y, one) - roc_auc_score(y, other) for key, (y, one, other) in runs.items()}
+    got = comparison.difference(runs, draws=200)
+    wanted = (np.mean([apart["a", s] for s in range(3)]) + apart["b", 0]) / 2
+    assert got.mean == pytest.approx(wanted)
+    assert got.low <= got.mean <= got.high and (got.categories, got.seeds) == (2, 1)
+    assert got.effect == pytest.approx(wanted / np.std(list(apart.values()), ddof=1))
+
+
+def test_ties_count_half():
+    labels, tied, perfect = np.array([0, 0, 1, 1]), np.zeros(4), np.array([0, 1, 2, 3])
+    assert comparison.difference({("a", 0): (labels, perfect, tied)}, draws=10).mean == 0.5
+
+
+def test_a_detector_does_not_differ_from_itself():
+    scores = scored(np.random.default_rng(0), 1)
+    got = comparison.difference({("a", s): (LABELS, scores, scores) for s in range(3)}, draws=100)
+    assert (got.mean, got.low, got.high, got.p) == (0, 0, 0, 1)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    rng, covered, trials = np.random.default_rng(1), 0, 120
+    for trial in range(trials):  # one category: truth is the same for both detectors, so the difference is 0
+        runs = {("a", 0): (LABELS, scored(rng, 1), scored(rng, 1))}
+        got = comparison.difference(runs, draws=300, seed=trial)
+        covered += got.low <= 0 <= got.high
+    assert 0.88 <= covered / trials <= 0.99
+
+
+def test_many_seeds_on_the_same_pictures_do_not_make_an_interval_narrow():
+    """A difference that lies in the test pictures remains uncertain, however often training is repeated."""
+    rng = np.random.default_rng(2)
+    one, other = scored(rng, 1), scored(rng, 1)
+    widths = []
+    for seeds in (1, 50):
+        got = comparison.difference({("a", s): (LABELS, one, other) for s in range(seeds)}, draws=1000)
+        widths.append(got.high - got.low)
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)
+
+
+def test_categories_that_disagree_make_it_wide():
+    rng = np.random.default_rng(3)
+    same = {(c, 0): (LABELS, scored(rng, 1.5), scored(rng, 1)) for c in "abcd"}
+    mixed = {(c, 0): (LABELS, scored(rng, 1 + s), scored(rng, 1)) for c, s in zip("abcd", (2, -1, 2, -1))}
+    width = [got.high - got.low for got in map(comparison.difference, (same, mixed))]
+    assert width[1] > 1.5 * width[0]
+
+
+def test_interval_of_one_auroc():
+    rng = np.random.default_rng(4)
+    scores = scored(rng, 1.5)
+    low, high = comparison.auroc_interval(LABELS, scores)
+    auroc = roc_auc_score(LABELS, scores)
+    # Hanley and McNeil (1982), by hand
+    q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
+    error = np.sqrt((auroc * (1 - auroc) + 59 * (q1 - auroc**2) + 59 * (q2 - auroc**2)) / 3600)
+    assert low < auroc < high and (high - low) == pytest.approx(2 * 1.96 * error, rel=0.25)
+
+
+def test_holm_by_hand():
+    assert comparison.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert comparison.holm([0.6, 0.9]) == pytest.approx([1, 1])
+
+
+def test_two_seeds_tell_little():
+    assert comparison.detectable(0.01, 2) > 5 * comparison.detectable(0.01, 10)
+    assert comparison.detectable(0.01, 1) == np.inf
+    # simulated: with that difference, a paired t test says yes in about 80 of 100 cases
+    from scipy import stats
+
+    rng, true = np.random.default_rng(5), comparison.detectable(1.0, 5)
+    said = stats.ttest_1samp(rng.normal(true, 1, (2000, 5)), 0, axis=1).pvalue < 0.05
+    assert said.mean() == pytest.approx(0.8, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ({}, "no runs"),
+        ({("a", 0): (LABELS, np.zeros(120), np.zeros(119))}, "119"),
+        ({("a", 0): (np.zeros(4, int), np.zeros(4), np.zeros(4))}, "normal and anomalous"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(runs, says):
+    with pytest.raises(ValueError, match=says):
+        comparison.difference(runs)
+
+
+def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
+    rng, covered, trials = np.random.default_rng(4), 0, 150
+    for trial in range(trials):
+        got = comparison.mean_interval({("a", 0): rng.exponential(size=60)}, draws=300, seed=trial)
+        covered += got[1] <= 1 <= got[2]
+    assert 0.88 <= covered / trials <= 0.99
+
+
+def test_mean_of_pictures_is_that_of_categories_and_repeated_seeds_are_not_new_pictures():
+    rng = np.random.default_rng(5)
+    values = rng.normal(size=40)
+    few = {("a", 0): values, ("b", 0): np.zeros(10)}
+    assert comparison.mean_interval(few, draws=50)[0] == pytest.approx(values.mean() / 2)
+    once, often = (comparison.mean_interval({("a", s): values for s in range(n)}) for n in (1, 30))
+    assert often[2] - often[1] == pytest.approx(once[2] - once[1], rel=0.15)
+    with pytest.raises(ValueError, match="a, seed 1: 3 pictures"):
+        comparison.mean_interval({("a", 0): values, ("a", 1): values[:3]})
+    with pytest.raises(ValueError, match="no values"):
+        comparison.mean_interval({})
