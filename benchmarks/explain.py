@@ -1,0 +1,104 @@
+"""Does attention move Grad-CAM towards the object, or the defect? With intervals, beside chance.
+
+``python benchmarks/explain.py magnetic_tile --root FOLDER`` or ``... powerline`` trains DifferNet without
+attention, with SE and with CBAM (sizes "quick") and writes one row for each attention, layer, target and
+number to ``data/results/explain.csv``, in place of the rows of this data set that are there. ``gain`` is the
+difference to no attention, picture by picture; its interval is that of `attnad.comparison.mean_interval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from attnad import comparison, datasets, explain, metrics
+from attnad.agreement import agreement
+from attnad.cells import few, frozen_features
+from attnad.methods import CollapseWarning, DifferNet
+from attnad.results import DATA, provenance
+from attnad.sizes import SIZES
+
+FILE = DATA / "results" / "explain.csv"
+SIZE = SIZES["quick"]["DifferNet"]["image_size"]
+ATTENTION = (None, "se", "cbam")
+NUMBERS = ("energy", "pointing", "overlap", "chance")
+
+
+def run(train, test, seeds: int) -> tuple[dict, dict]:
+    """Numbers (N,) by (attention, layer, target, number, seed), and (labels, scores) by (attention, seed)."""
+    anomalous = [sample for sample in test if sample.label]
+    defects = np.stack([sample.image for sample in anomalous])
+    masks = {"defect": np.stack([sample.mask[0] for sample in anomalous])}
+    if anomalous[0].object_mask is not None:
+        masks["object"] = np.stack([sample.object_mask[0] for sample in anomalous])
+    numbers, scores = {}, {}
+    for attention in ATTENTION:
+        for seed in range(seeds):
+            detector = DifferNet(**SIZES["quick"]["DifferNet"], attention=attention, seed=seed, device="cpu")
+            detector.fit(frozen_features(detector, train, True))
+            tested = frozen_features(detector, test, False)
+            scores[attention, seed] = test.labels, detector.predict(tested).scores
+            behind = explain.layers(detector)[-1]
+            for where, layer in (("before the gate", None), ("behind the gate", behind)):
+                maps = explain.grad_cam(detector, defects, layer)
+                for target, mask in masks.items():
+                    # A defect too small for this size has no pixel left; one may also fill the picture.
+                    there = mask.any(axis=(1, 2)) & ~mask.all(axis=(1, 2))
+                    for number, values in agreement(maps[there], mask[there]).items():
+                        numbers[attention, where, target, number, seed] = values
+            auroc = metrics.image_auroc(*scores[attention, seed])
+            print(test.category, attention, seed, f"AUROC {auroc:.3f}", flush=True)
+    return numbers, scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", choices=["magnetic_tile", "powerline"])
+    parser.add_argument("--root")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train", type=int, default=200)
+    parser.add_argument("--test", type=int, default=60, help="of each kind, of each category")
+    chosen = parser.parse_args()
+    warnings.simplefilter("ignore", CollapseWarning)  # the AUROC of the row shows it
+    numbers, scores = {}, {}
+    for category in datasets.SOURCES[chosen.dataset].categories:
+        parts = [
+            datasets.load(chosen.dataset, category, split, size=SIZE, root=chosen.root)
+            for split in ("train", "test")
+        ]
+        found, scored = run(*few(*parts, chosen.train, chosen.test), chosen.seeds)
+        numbers |= {(category, *key): values for key, values in found.items()}
+        scores |= {(category, *key): values for key, values in scored.items()}
+    rows = []
+    for attention, where, target in dict.fromkeys(key[1:4] for key in numbers):
+        for number in NUMBERS:
+            of = {(k[0], k[5]): v for k, v in numbers.items() if k[1:5] == (attention, where, target, number)}
+            plain = {key: numbers[key[0], None, where, target, number, key[1]] for key in of}
+            mean, low, high = comparison.mean_interval(of)
+            gain = comparison.mean_interval({key: of[key] - plain[key] for key in of})
+            these = {(c, seed): v for (c, a, seed), v in scores.items() if a == attention}
+            apart = comparison.difference(
+                {(c, seed): (*v, scores[c, None, seed][1]) for (c, seed), v in these.items()}
+            )
+            auroc = np.mean([metrics.image_auroc(*v) for v in these.values()])
+            rows.append({
+                "dataset": chosen.dataset, "attention": attention or "none", "layer": where, "target": target,
+                "number": number, "mean": mean, "low": low, "high": high,
+                "gain": gain[0], "gain_low": gain[1], "gain_high": gain[2], "auroc": auroc,
+                "auroc_gain": apart.mean, "auroc_gain_low": apart.low, "auroc_gain_high": apart.high,
+                "categories": apart.categories, "seeds": chosen.seeds, "train": chosen.train,
+                "test_each": chosen.test, "image_size": SIZE,
+            })  # fmt: skip
+    table = pd.DataFrame(rows).round(4).assign(**provenance())
+    if FILE.exists():
+        before = pd.read_csv(FILE)
+        table = pd.concat([before[before.dataset != chosen.dataset], table])
+    table.to_csv(FILE, index=False)
+    print(table[table.dataset == chosen.dataset].iloc[:, 1:15].to_string())
+
+
+if __name__ == "__main__":
+    main()
