@@ -11,7 +11,20 @@ def main(arguments: list[str]) -> int:
         from attnad import datasets
 
         return datasets.cli(arguments[1:])
-    print("usage: python -m attnad data {list,get,check} ...", file=sys.stderr)
+    if arguments[:1] == ["benchmark"]:
+        from attnad import benchmark
+
+        return benchmark.cli(arguments[1:])
+    if arguments[:1] == ["distill"]:
+        from attnad import distill
+
+        return distill.cli(arguments[1:])
+    if arguments[:1] in (["train"], ["predict"]):
+        from attnad import inspection
+
+        command = inspection.train_cli if arguments[0] == "train" else inspection.predict_cli
+        return command(arguments[1:])
+    print("usage: python -m attnad {data,train,predict,benchmark,distill} ...", file=sys.stderr)
     return 0 if arguments[:1] in (["-h"], ["--help"]) else 2
 
 
