@@ -1,32 +1,43 @@
 """Our FastFlow, CFLOW-AD, CS-Flow and PatchCore beside anomalib's: same weights, same pictures, one process.
 
-``pip install anomalib`` (nothing else here needs it), then ``python benchmarks/peers.py``. For each method
-the weights of ours are copied into anomalib's model and the outputs are compared where both define the
-same; then both are timed in turns. A ratio below 1 means that ours is faster: printed are the median over the
-pairs and its 95 % bootstrap interval. Weights are random: they do not change the time.
+``pip install anomalib`` (nothing else here needs it), then ``TQDM_DISABLE=1 python benchmarks/peers.py``. For
+each method the weights of ours are copied into anomalib's model and the outputs are compared where both
+define the same; then both are timed in turns. A ratio below 1 means that ours is faster: kept are the median
+over the pairs and its 95 % bootstrap interval. Weights are random: they do not change the time.
+
+``data/results/peers.csv`` has one row for each method, measure and batch size; a new run takes the old one's
+place. ``--measures`` and ``--methods`` cut the work into pieces. The coreset's rows were made with
+``MALLOC_MMAP_THRESHOLD_=4000000``: without it the process once grew beyond 20 GB and was killed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import importlib.metadata
 import resource
 import subprocess
 import sys
 import time
 import warnings
 from functools import partial
+from unittest import mock
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from attnad import datasets
 from attnad.methods import CFlow, CSFlow, FastFlow, PatchCore
 from attnad.methods.patchcore import k_center
+from attnad.results import DATA, provenance
 
 warnings.filterwarnings("ignore")
-os.environ["TQDM_DISABLE"] = "1"
+FILE = DATA / "results" / "peers.csv"
+KEY = ["method", "measure", "batch"]
+SIDES = ("ours", "theirs")
+FIGURES = ("ours", "theirs", "unit", "ratio", "low", "high", "pairs")
+MEASURES = ("outputs", "latency", "training step", "memory", "parameters", "coreset")
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
@@ -99,8 +110,9 @@ def copy(mine: nn.Module, other: nn.Module, method: str) -> None:
                     getattr(their, f"gamma{i}").copy_(subnet.gamma[i : i + 1])
                 for name, own in CROSS.items():
                     getattr(their, name).load_state_dict(subnet.get_submodule(own).state_dict())
+    copied = set()
     for key, value in wanted.items():
-        tail = key.split("feature_extractor.")[-1].removeprefix("encoder.").replace("features_", "features.")
+        tail = key.split("feature_extractor.")[-1].removeprefix("encoder.").removeprefix("backbone.")
         tail = tail.replace("fast_flow_blocks.", "flows.").replace("decoders.", "flows.")
         if key.endswith(("w_perm", "w_perm_inv")):
             order = tensors[tail.rsplit(".", 1)[0] + ".order"]
@@ -110,8 +122,9 @@ def copy(mine: nn.Module, other: nn.Module, method: str) -> None:
         for name in (tail, f"extractor.{tail}"):
             if name in tensors and tensors[name].shape == value.shape:
                 value.copy_(tensors[name])
-    missing = [k for k in wanted if "feature_extractor" in k and "running_mean" in k]
-    assert missing, "the copied backbone has no batch normalisation: the names must have changed"
+                copied.add(name)
+    means = {k for k in tensors if k.startswith("extractor.") and k.endswith("running_mean")}
+    assert means <= copied, f"not copied, the names must have changed: {sorted(means - copied)}"
 
 
 @torch.no_grad()
@@ -184,25 +197,39 @@ def step(method: str, detector, images, own: bool):
     return run
 
 
-def alternate(a, b, seconds: float, least: int = 5) -> str:
-    """Time a and b in turns; their medians, and the ratio a/b with its bootstrap interval."""
+def alternate(a, b, seconds: float, least: int = 5) -> dict[str, float]:
+    """Time a and b in turns; their medians in ms, and the ratio a/b with its bootstrap interval."""
     a(), b()
     times, end = [], time.perf_counter() + seconds
     while len(times) < least or time.perf_counter() < end:
-        pair = []
-        for f in (a, b) if len(times) % 2 else (b, a):
+        pair = [0.0, 0.0]
+        for i in (0, 1) if len(times) % 2 else (1, 0):
             start = time.perf_counter()
-            f()
-            pair.append(time.perf_counter() - start)
-        times.append(pair if len(times) % 2 else pair[::-1])
-    times = np.array(times)
-    ratio = times[:, 0] / times[:, 1]
+            (a, b)[i]()
+            pair[i] = time.perf_counter() - start
+        times.append(pair)
+    ratio = np.divide(*np.transpose(times))
     rng = np.random.default_rng(0)
     medians = np.median(rng.choice(ratio, (2000, len(ratio))), axis=1)
     low, high = np.quantile(medians, [0.025, 0.975])
-    mine, other = 1e3 * np.median(times, axis=0)
-    text = f"{mine:.1f} ms / {other:.1f} ms, ratio {np.median(ratio):.2f} [{low:.2f}, {high:.2f}]"
-    return f"{text} of {len(times)}"
+    ours, theirs = 1e3 * np.median(times, axis=0)
+    return {"ours": ours, "theirs": theirs, "unit": "ms", "ratio": np.median(ratio), "low": low, "high": high,
+            "pairs": len(times)}  # fmt: skip
+
+
+def record(method: str, measure: str, size: int, batch: int | str = "", **figures) -> None:
+    """One row of the file, in place of the one that was there, and a line on the screen."""
+    row = {"method": method, "measure": measure, "batch": batch, "image_size": size,
+           "threads": torch.get_num_threads(), **dict.fromkeys(FIGURES, "")}  # fmt: skip
+    row |= {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()} | provenance()
+    row["versions"] += f"; anomalib {importlib.metadata.version('anomalib')}"
+    print(*(f"{k}={row[k]}" for k in (*KEY, *figures)), flush=True)
+    table = pd.DataFrame([row]).astype({"batch": str})
+    if FILE.exists():
+        old = pd.read_csv(FILE, dtype={"batch": str}, keep_default_na=False)
+        same = (old[KEY] == table[KEY].iloc[0]).all(axis=1)
+        table = pd.concat([old[~same], table])
+    table.sort_values(KEY, kind="stable").to_csv(FILE, index=False)
 
 
 def coreset(count: int) -> None:
@@ -221,13 +248,35 @@ def coreset(count: int) -> None:
     chosen = k_center(points, count // 10, 10, torch.Generator().manual_seed(0))
     own = time.perf_counter() - start
     sampler = KCenterGreedy(points[:, None], 0.1)  # three dimensions: it takes them as they are
-    start = time.perf_counter()
-    other = torch.tensor(sampler.select_coreset_idxs())
-    their = time.perf_counter() - start
+    # It draws its first centre at random; given ours, both rules should choose the same centres.
+    with mock.patch("torch.randint", return_value=chosen[:1]):
+        start = time.perf_counter()
+        other = torch.tensor(sampler.select_coreset_idxs())
+        their = time.perf_counter() - start
     parts = points.split(2000)
-    radii = [max(torch.cdist(p, points[c]).amin(1).max() for p in parts) for c in (chosen, other)]
-    print(f"coreset of {count}: {own:.1f} s / {their:.1f} s = {their / own:.1f} times faster; "
-          f"covering radius {radii[0]:.4f} / {radii[1]:.4f}", flush=True)  # fmt: skip
+    radii = [float(max(torch.cdist(p, points[c]).amin(1).max() for p in parts)) for c in (chosen, other)]
+    same = np.intersect1d(chosen, other).size / len(other)
+    record("PatchCore", "coreset time", 128, count, **paired(own, their, "s"))
+    record("PatchCore", "coreset radius", 128, count, **paired(*radii, ""))
+    record("PatchCore", "coreset shared", 128, count, ours=same, theirs=same, unit="share")
+
+
+def paired(ours: float, theirs: float, unit: str) -> dict:
+    return {"ours": ours, "theirs": theirs, "unit": unit, "ratio": ours / theirs}
+
+
+def peak(method: str, side: str, images: torch.Tensor) -> None:
+    """Predict once and print the most memory that this process ever held, in MB."""
+    size = images.shape[-1]
+    with torch.no_grad():
+        if side == "ours":
+            ours(method, size).predict(images)
+        else:
+            model = theirs(method, size)
+            if method == "PatchCore":
+                model.memory_bank = torch.rand(2000, 384)
+            model((images - MEAN) / STD)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def memory(method: str, size: int, side: str) -> float:
@@ -243,40 +292,35 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20, help="for each measurement")
     parser.add_argument("--coreset", type=int, default=50_000, help="number of patches; 0 to leave it out")
-    parser.add_argument("--peak", choices=["ours", "theirs"], help=argparse.SUPPRESS)
+    parser.add_argument("--measures", nargs="*", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8], help="of the latency")
+    parser.add_argument("--peak", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    size, wanted = arguments.size, arguments.measures
+    images = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0))
+    if arguments.peak:
+        return peak(arguments.methods[0], arguments.peak, images)
     for method in arguments.methods:
-        images = torch.rand(8, 3, arguments.size, arguments.size, generator=torch.Generator().manual_seed(0))
-        if arguments.peak:
-            with torch.no_grad():
-                if arguments.peak == "ours":
-                    ours(method, arguments.size).predict(images)
-                else:
-                    model = theirs(method, arguments.size)
-                    if method == "PatchCore":
-                        model.memory_bank = torch.rand(2000, 384)
-                    model((images - MEAN) / STD)
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-            return
-        mine, other = ours(method, arguments.size), theirs(method, arguments.size)
+        mine, other = ours(method, size), theirs(method, size)
         copy(mine, other, method)
-        differences = {k: f"{v:.1e}" for k, v in compare(mine, other, method, images[:2]).items()}
-        print(f"{method}, {arguments.size} px: outputs differ by {differences} of their range", flush=True)
-        for batch in (1, 8):
+        if "outputs" in wanted:
+            for name, difference in compare(mine, other, method, images[:2]).items():
+                record(method, f"difference of the {name}", size, 2, ratio=difference)
+        for batch in arguments.batches if "latency" in wanted else ():
             x = images[:batch]
             with torch.no_grad():
                 functions = partial(mine.predict, x), partial(lambda m, x: m((x - MEAN) / STD), other, x)
-                line = alternate(*functions, arguments.seconds)
-            print(f"  latency, batch {batch}: {line}", flush=True)
-        if method != "PatchCore":
+                record(method, "latency", size, batch, **alternate(*functions, arguments.seconds))
+        if "training step" in wanted and method != "PatchCore":  # which has none
             steps = [step(method, d, images[:4], own) for d, own in ((mine, True), (other, False))]
-            print(f"  training step, batch 4: {alternate(*steps, arguments.seconds, 3)}", flush=True)
-        parameters = [sum(p.numel() for p in d.parameters()) / 1e6 for d in (mine, other)]
-        print(f"  parameters: {parameters[0]:.2f} M / {parameters[1]:.2f} M", flush=True)
-        peaks = [memory(method, arguments.size, side) for side in ("ours", "theirs")]
-        print(f"  peak memory of the process, batch 8: {peaks[0]:.0f} MB / {peaks[1]:.0f} MB", flush=True)
-    if arguments.coreset:
+            record(method, "training step", size, 4, **alternate(*steps, arguments.seconds, 3))
+        if "parameters" in wanted:
+            counts = [sum(p.numel() for p in d.parameters()) / 1e6 for d in (mine, other)]
+            record(method, "parameters", size, **paired(*counts, "million"))
+        if "memory" in wanted:
+            record(method, "memory", size, 8, **paired(*(memory(method, size, s) for s in SIDES), "MB"))
+    if arguments.coreset and "coreset" in wanted:
         coreset(arguments.coreset)
 
 
