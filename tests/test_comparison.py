@@ -64,6 +64,32 @@ def test_categories_that_disagree_make_it_wide():
     assert width[1] > 1.5 * width[0]
 
 
+def test_seeds_that_disagree_make_it_wide():
+    rng = np.random.default_rng(6)
+    control = scored(rng, 1)
+    runs = [
+        {("a", s): (LABELS, control + shift * LABELS, control) for s, shift in enumerate(shifts)}
+        for shifts in ([0, 0, 0, 0], [1, -1, 1, -1])
+    ]
+    width = [got.high - got.low for got in map(comparison.difference, runs)]
+    assert width[0] == 0 and width[1] > 0.2
+
+
+@pytest.mark.parametrize(("categories", "seeds"), [(2, 1), (5, 1), (5, 2), (1, 2), (1, 5)])
+def test_few_categories_or_seeds_do_not_raise_false_alarms(categories, seeds):
+    """Categories, or the seeds of one, differ much more than pictures do; the detectors do not."""
+    rng, said, trials = np.random.default_rng(7), 0, 50
+    for trial in range(trials):
+        runs = {}
+        for c in range(categories):
+            control, shift = scored(rng, 1), rng.normal(0, 0.5)
+            for s in range(seeds):
+                each = shift if categories > 1 else rng.normal(0, 0.5)
+                runs[str(c), s] = LABELS, control + each * LABELS, control
+        said += comparison.difference(runs, draws=100, seed=trial).p < 0.05
+    assert said / trials <= 0.12  # without stretching: about 0.5, 0.15, 0.15, 0.4, 0.15
+
+
 def test_interval_of_one_auroc():
     rng = np.random.default_rng(4)
     scores = scored(rng, 1.5)
@@ -97,6 +123,7 @@ def test_two_seeds_tell_little():
         ({}, "no runs"),
         ({("a", 0): (LABELS, np.zeros(120), np.zeros(119))}, "119"),
         ({("a", 0): (np.zeros(4, int), np.zeros(4), np.zeros(4))}, "normal and anomalous"),
+        ({("a", s): (np.roll(LABELS, s), np.zeros(120), np.zeros(120)) for s in (0, 1)}, "a, seed 1: other"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(runs, says):
