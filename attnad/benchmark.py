@@ -24,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from attnad import datasets, profile, results
+from attnad.attention import ATTENTION
 from attnad.cells import COLUMNS, Cell, Outcome, attempt
 from attnad.sizes import METHODS, PICTURES, SIZES
 
@@ -48,12 +49,19 @@ def plan(
         seeds, points, profile, options, train, test: see `Cell`. None takes the profile's `PICTURES`.
 
     Raises:
-        ValueError: an unknown method or profile.
-        DataError: an unknown data set or category.
+        ValueError: an unknown method, attention or profile, or an option that belongs to the cell.
+        DataError: an unknown data set or category, or one that has no categories (your own folder).
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise ValueError(f"there is no method {', '.join(unknown)}; there are: {', '.join(METHODS)}")
+    unknown = [name for name in attentions if name not in ("none", *ATTENTION)]
+    if unknown:
+        has = ", ".join(("none", *ATTENTION))
+        raise ValueError(f"there is no attention {', '.join(unknown)}; there are: {has}")
+    taken = {"attention", "seed"} & set(options or {})  # the row would say something else than what was run
+    if taken:
+        raise ValueError(f"{', '.join(sorted(taken))} cannot be set: there is an argument of its own")
     if profile not in SIZES:
         raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(SIZES)}")
     pairs = []
@@ -64,6 +72,8 @@ def plan(
                 f"There is no data set {name!r}; there are: {', '.join(datasets.SOURCES)}"
             )
         source = datasets.SOURCES[name]
+        if not source.categories:
+            raise datasets.DataError(f"{name} cannot be run by its name: there is python -m attnad train")
         categories = source.categories if category == "*" else (category or source.categories[0],)
         for each in categories:
             source.check_category(each)
@@ -78,7 +88,7 @@ def plan(
         for seed, method in itertools.product(seeds, methods):
             where = "" if attention == "none" else place
             cells.append(Cell(method, attention, where, name, category, seed, profile, written, *limits))
-    return cells
+    return list(dict.fromkeys(cells))  # a name given twice is still one run
 
 
 class Table:
@@ -142,42 +152,51 @@ def sweep(
         out: a CSV file; see `Table`.
         jobs: cells at a time on this machine.
         cluster: address of a Dask scheduler, e.g. ``"tcp://10.0.0.1:8786"``; its workers need this package
-            and the data. A worker that dies has its cell run by another.
+            and the data, ``out``'s folder for their checkpoints, and one thread each, since random numbers
+            belong to a process. A worker that dies has its cell run by another.
         resume: go on with a file that is there; cells in it are not run again, but for those that failed.
+            A cell that was interrupted goes on from its last epoch.
 
     Raises:
         FileExistsError: the file is there and ``resume`` is not set.
+        ValueError: a worker of the cluster has several threads.
     """
     out = Path(out)
     if out.exists() and not resume:
         raise FileExistsError(f"{out} exists: use --resume to go on with it, or another --out")
     table = Table(out, cells)
     folder = out.with_name(out.stem + "_unfinished").absolute()  # checkpoints of cells in work
+    if not resume:  # what a sweep of the same name left behind, perhaps by other code
+        shutil.rmtree(folder, ignore_errors=True)
     waiting = table.missing()
-    work = (joblib.delayed(attempt)(cell, folder / f"{_file_name(cell)}.safetensors") for cell in waiting)
+    work = (joblib.delayed(attempt)(cell, _checkpoint(folder, cell)) for cell in waiting)
     with _workers(cluster, jobs) as parallel, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
         for cell, outcome in parallel(work):
             table.add(cell, outcome)
+            _checkpoint(folder, cell).unlink(missing_ok=True)  # it may be gigabytes
             bar.update()
-            bar.write(said(outcome.rows[0]), file=sys.stdout)
+            bar.write("\n  ".join([said(outcome.rows[0]), *outcome.warnings]), file=sys.stdout)
     shutil.rmtree(folder, ignore_errors=True)
     return table
 
 
-def _file_name(cell: Cell) -> str:
-    return joblib.hash(cell.name)
+def _checkpoint(folder: Path, cell: Cell) -> Path:
+    return folder / f"{joblib.hash(cell.name)}.safetensors"
 
 
 @contextlib.contextmanager
 def _workers(cluster: str | None, jobs: int) -> Iterator[joblib.Parallel]:
-    """joblib's workers: this machine's cores, or those of a Dask cluster."""
+    """joblib's workers: this machine's cores, or those of a Dask cluster. Each is sent one cell at a time."""
     if cluster is None:
-        yield joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        yield joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
         return
     from distributed import Client
 
-    with Client(cluster), joblib.parallel_config(backend="dask"):
-        yield joblib.Parallel(n_jobs=-1, return_as="generator_unordered")
+    with Client(cluster) as client, joblib.parallel_config(backend="dask"):
+        threaded = [address for address, threads in client.nthreads().items() if threads > 1]
+        if threaded:  # random numbers, warnings and the cache of features belong to a process
+            raise ValueError(f"start {', '.join(threaded)} with --nthreads 1: one cell for each process")
+        yield joblib.Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")
 
 
 def said(row: dict) -> str:

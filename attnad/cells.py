@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import shlex
 import time
 import traceback
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -109,11 +111,18 @@ def few(train: Dataset, test: Dataset, count: int, each: int) -> tuple[Dataset, 
 
 @dataclass
 class Outcome:
-    """What a cell gave: rows of the table (protocols ``last``, ``best``), and each test picture's score."""
+    """What a cell gave.
+
+    Attributes:
+        rows: of the table, one for each protocol (``last``, ``best``), or one that tells an error.
+        labels, scores: of each test picture.
+        warnings: that came up on the way.
+    """
 
     rows: list[dict]
     labels: np.ndarray | None = None
     scores: np.ndarray | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 _frozen: dict[tuple, Frozen] = {}  # of the cells before: seeds and attentions often share the frozen part
@@ -122,19 +131,25 @@ _frozen: dict[tuple, Frozen] = {}  # of the cells before: seeds and attentions o
 def frozen_features(detector: Detector, pictures: Dataset, training: bool) -> Frozen:
     """What the detector's frozen part makes of pictures, computed once for all that share it.
 
-    Kept for a few parts of a few data sets: call it for one data set after the other.
+    Kept for a few parts of one category: call it for one category after the other.
     """
-    # Only in training does a method draw at random here (RD++ its noise), by a seed its name does not tell.
-    seed = detector.seed if training else None
+    # The name tells the network. What it is shown (views, noise) follows from the other arguments and, only
+    # in training, from the seed.
+    told = ("attention", "attention_points", "train_attention", "seed")
+    arguments = {name: value for name, value in detector.arguments().items() if name not in told}
+    here = pictures.name, pictures.category
     key = (
+        here,
+        type(detector),
+        repr(arguments),
         detector.frozen_name(),
         training,
-        seed,
+        detector.seed if training else None,
         pictures.size,
         *(record.path for record in pictures.records),
     )
     if key not in _frozen:
-        if len(_frozen) > 7:
+        if len(_frozen) > 7 or any(other[0] != here for other in _frozen):
             _frozen.clear()
         _frozen[key] = detector.precompute(pictures, training)
     return _frozen[key]
@@ -145,13 +160,14 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
 
     The protocol ``last`` is the detector after its last epoch. ``best`` is the epoch, out of about `LOOKS`,
     with the highest image AUROC *on the test set*: what a paper reports that keeps its best epoch. No one
-    who has no labelled defects can have that detector.
+    who has no labelled defects can have that detector. ``seconds`` are those of the whole cell, with the
+    looks, and with the epochs of a training that was interrupted.
 
     Args:
         cell: what to run.
         checkpoint: a file from which an interrupted training goes on.
     """
-    begin = time.perf_counter()
+    begin, commit = time.perf_counter(), _commit()
     detector = cell.detector()
     size = detector.image_size
     train, test = cell.data(size)
@@ -160,7 +176,10 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
     else:
         fitted, tested = train, test
 
+    seen: set[int] = set()
+
     def look(detector: Detector, epoch: int) -> dict | None:
+        seen.add(epoch)
         if (detector.epochs - 1 - epoch) % max(1, detector.epochs // LOOKS):
             return None
         return metrics.evaluate(detector.predict(tested), test)
@@ -170,6 +189,7 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
     last = metrics.evaluate(prediction, test)
     looks = [entry for entry in detector.history if "image_auroc" in entry]
     best = max(looks, key=lambda entry: entry["image_auroc"]) if looks else last
+    before = sum(entry["seconds"] for entry in detector.history if entry["epoch"] not in seen)
     known = _row(cell) | {
         "attention_points": "+".join(getattr(getattr(detector, "extractor", None), "points", ())),
         "gates": getattr(detector, "gates", None) or "",
@@ -177,8 +197,8 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
         "weights": getattr(detector, "weights", ""),
         "epochs": detector.epochs, "image_size": size, "train": len(train),
         "test_normal": int((test.labels == 0).sum()), "test_anomalous": int(test.labels.sum()),
-        "seconds": round(time.perf_counter() - begin, 1),
-    } | results.provenance(str(detector.device))  # fmt: skip
+        "seconds": round(before + time.perf_counter() - begin, 1),
+    } | results.provenance(str(detector.device)) | {"commit": commit}  # fmt: skip
     rows = [
         known | {"protocol": protocol} | {name: round(figures.get(name, float("nan")), 4) for name in FIGURES}
         for protocol, figures in (("last", last), ("best", best))
@@ -188,17 +208,27 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
 
 def _row(cell: Cell) -> dict:
     row = dict.fromkeys(COLUMNS, "")
-    for name in ("method", "attention", "options", "dataset", "category", "seed", "profile", "train"):
+    for name in ("method", "attention", "options", "dataset", "category", "seed", "profile"):
         row[name] = getattr(cell, name)
     return row | {"attention_points": cell.points, "command": cell.command(), "protocol": "last"}
+
+
+@functools.cache
+def _commit() -> str:
+    """Of the sources that this process has loaded; later a sweep's checkout may be at another one."""
+    return results.provenance()["commit"]
 
 
 def attempt(cell: Cell, checkpoint: Path | None = None) -> tuple[Cell, Outcome]:
     """`run`, but an error becomes a row that tells it, and the bars of a detector stay out of the sweep's."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return cell, run(cell, checkpoint)
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            outcome = run(cell, checkpoint)
+        said = (str(one.message) for one in caught if issubclass(one.category, UserWarning))
+        return cell, dataclasses.replace(outcome, warnings=list(dict.fromkeys(said)))
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
-        return cell, Outcome([_row(cell) | results.provenance() | {"error": " ".join(said.split())}])
+        known = results.provenance() | {"commit": _commit(), "device": ""}  # it may not have come to one
+        return cell, Outcome([_row(cell) | known | {"error": " ".join(said.split())}])

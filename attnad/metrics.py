@@ -128,15 +128,16 @@ def evaluate(prediction, test, limit: float = 0.3) -> dict[str, float]:
 
     Args:
         prediction: has ``scores`` (N,) and ``maps`` (N, H, W) or None.
-        test: a `Dataset` of the same N samples. Its anomalous pictures are read if there are maps and masks.
+        test: a `Dataset` of the same N samples. Its anomalous pictures are read if there are maps, and if
+            the first of them has a mask.
         limit: of `aupro`.
 
     Returns:
         ``image_auroc, average_precision, f1_max, f1_threshold, pixel_auroc, aupro``. The last two are ``nan``
-        if the method has no maps or the data set no masks.
+        if the method has no maps or the first anomalous sample no mask.
 
     Raises:
-        ValueError: as the single figures do; or an anomalous sample lacks its mask although others have one.
+        ValueError: as the single figures do; or an anomalous sample lacks its mask and the first has one.
     """
     labels = test.labels
     f1, threshold = f1_max(labels, prediction.scores)

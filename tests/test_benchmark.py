@@ -10,13 +10,15 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
 
+import attnad.cells
 from attnad import benchmark, datasets, metrics
-from attnad.cells import COLUMNS, Cell, few, frozen_features, run
-from attnad.methods import RDPP
+from attnad.cells import COLUMNS, Cell, Outcome, attempt, few, frozen_features, run
+from attnad.methods import RDPP, CollapseWarning
 from attnad.sizes import METHODS, SIZES
 
 TINY = {"train": 8, "test": 4}
@@ -49,12 +51,21 @@ def test_plan_crosses_everything_but_varies_no_place_without_attention():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"methods": ["DiferNet"]}, {"profile": "fast"}, {"data": ["elpf"]}, {"data": ["elpv/multi"]}],
+    [
+        {"methods": ["DiferNet"]}, {"profile": "fast"}, {"data": ["elpf"]}, {"data": ["elpv/multi"]},
+        {"data": ["folder"]}, {"data": ["folder/*"]}, {"attentions": ["none", "sse"]},
+        {"options": {"attention": "se"}}, {"options": {"seed": 1}},
+    ],
     ids=lambda wrong: next(iter(wrong)),
-)
+)  # fmt: skip
 def test_unknown_names_are_refused_before_anything_runs(wrong):
-    with pytest.raises((ValueError, datasets.DataError), match=r"there (are|is)|has no|There (are|is)"):
+    with pytest.raises(ValueError, match=r"there (are|is)|has no|There (are|is)"):
         benchmark.plan(**{"methods": ["DifferNet"]} | wrong)
+
+
+def test_a_name_given_twice_is_one_run():
+    made = benchmark.plan(["DifferNet"] * 2, ["none", "se"], ["elpv", "elpv/mono"], (0, 0), ["AB1", "AB1"])
+    assert len(made) == 2
 
 
 def test_few_pictures_are_the_same_in_every_run():
@@ -66,7 +77,7 @@ def test_few_pictures_are_the_same_in_every_run():
     assert [len(whole) for whole in few(train, test, 0, 0)] == [len(train), len(test)]
 
 
-def test_the_frozen_part_runs_once_but_noise_is_that_of_its_seed(monkeypatch):
+def test_the_frozen_part_runs_once_but_noise_is_that_of_its_seed():
     train, _ = few(*(datasets.load("wafer", split=split, size=64) for split in ("train", "test")), 4, 1)
     first, again, second, test = (
         frozen_features(RDPP("efficientnet_lite0", image_size=64, device="cpu", seed=seed), train, training)
@@ -79,6 +90,9 @@ def test_the_frozen_part_runs_once_but_noise_is_that_of_its_seed(monkeypatch):
     other = RDPP("efficientnet_lite0", image_size=64, device="cpu", seed=0)
     assert frozen_features(other, train, False) is test, "a test draws nothing: any seed may share it"
     assert frozen_features(other, train[:2], False) is not test
+    loud = RDPP("efficientnet_lite0", image_size=64, device="cpu", seed=0, noise=0.5)
+    assert loud.frozen_name() == other.frozen_name()
+    assert not np.array_equal(frozen_features(loud, train, True).tensors[-1], first.tensors[-1])
 
 
 def test_every_method_has_a_laptops_size():
@@ -150,6 +164,34 @@ def test_a_finished_file_is_not_overwritten_by_mistake(tmp_path):
         benchmark.sweep(cells(), tmp_path / "t.csv")
     benchmark.sweep(cells(), tmp_path / "t.csv", resume=True)
     assert (tmp_path / "t.csv").read_bytes() == before
+
+
+def test_a_checkpoint_goes_with_its_cell_and_only_resume_takes_one_up(tmp_path, monkeypatch):
+    planned, left = cells(seeds=(0, 1)), []
+
+    def attempt(cell, checkpoint):
+        checkpoint.parent.mkdir(exist_ok=True)
+        left.append(len(list(checkpoint.parent.iterdir())))
+        checkpoint.touch()
+        return cell, Outcome([dict.fromkeys(COLUMNS, "") | {"error": "stopped", "command": cell.command()}])
+
+    monkeypatch.setattr(benchmark, "attempt", attempt)
+    for resume in (False, True):
+        (tmp_path / "t.csv").unlink(missing_ok=True)
+        (tmp_path / "t_unfinished").mkdir()
+        (tmp_path / "t_unfinished" / "of a sweep that was killed").touch()
+        benchmark.sweep(planned, tmp_path / "t.csv", resume=resume)
+        assert not (tmp_path / "t_unfinished").exists()
+    assert left == [0, 0, 1, 1]
+
+
+def test_what_a_detector_warns_of_is_not_lost(monkeypatch):
+    def warn(cell, checkpoint):
+        warnings.warn("the embedding shrinks", CollapseWarning, stacklevel=1)
+        return Outcome([{}])
+
+    monkeypatch.setattr(attnad.cells, "run", warn)
+    assert attempt(cells()[0])[1].warnings == ["the embedding shrinks"]
 
 
 def test_best_is_the_best_look_at_the_test_set(monkeypatch):
@@ -224,16 +266,18 @@ def test_a_dask_cluster_gives_the_same_rows_though_a_worker_is_killed(tmp_path):
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
-        victim = next(iter(cluster.workers.values())).pid
+        victim, there = next(iter(cluster.workers.values())).pid, []
 
         def knife():
             while not (tmp_path / "there.csv").exists():  # the first cell is done: half-way
                 time.sleep(0.05)
             os.kill(victim, signal.SIGKILL)
+            there.extend(rows(tmp_path / "there.csv"))
 
         threading.Thread(target=knife, daemon=True).start()
         benchmark.sweep(planned, tmp_path / "there.csv", cluster=cluster.scheduler_address)
     assert rows(tmp_path / "there.csv") == rows(tmp_path / "here.csv")
+    assert 0 < len(there) < len(rows(tmp_path / "here.csv")), "the worker was killed when all was done"
 
 
 def test_cells_are_plain_text_on_their_way_to_another_machine():
