@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 import torchvision.transforms.functional as TF
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -34,9 +35,10 @@ def grad_cam(detector: Detector, images: Images, layer: str | None = None) -> np
     make the picture more anomalous.
 
     The AttentDifferNet paper (figures 5 and 6) takes "the last convolutional layer of the feature extractor"
-    as the layer. It does not say which number it differentiates, nor whether the layer lies before or behind
-    the attention block; a feature extractor has no class, whose score Grad-CAM was made for. Here it is the
-    anomaly score, and the layer is an argument.
+    as the layer. It does not say which number it differentiates (it is "focusing on the feature extractor
+    step only", so perhaps one without the flow), nor whether the layer lies before or behind the attention
+    block; a feature extractor has no class, whose score Grad-CAM was made for. Here it is the anomaly score,
+    and the layer is an argument.
 
     A detector that sees a picture turned and at several scales is explained by its full-size upright view:
     the other scales count in the score, but not in the map. (DifferNet's score is a mean over views, so
@@ -46,7 +48,8 @@ def grad_cam(detector: Detector, images: Images, layer: str | None = None) -> np
         detector: fitted, with a pretrained feature extractor.
         images: a data set, or (N, 3, H, W) in [0, 1].
         layer: the step of the extractor whose output is weighted, see `layers`; None for the last one with a
-            convolution that is no attention block: as in the paper, and before the last gate.
+            convolution that is no attention block: as in the paper, and before the last gate (in a ResNet,
+            whose gates lie inside its blocks, behind it).
 
     Returns:
         (N, H, W) float32, each map stretched from 0 to 1; all zero where no channel speaks for an anomaly.
@@ -124,7 +127,7 @@ def attention_maps(detector: Detector, image: np.ndarray | Tensor) -> dict[str, 
         TypeError: the detector has no feature extractor.
         ValueError: there is no gate in it.
     """
-    extractor, found = check(detector).extractor, {}
+    extractor, found = check(detector.to(detector.device)).extractor, {}
 
     def remember(name: str, gate: Gate, inputs: tuple[Tensor], _: Tensor) -> None:
         values = gate.gate(inputs[0])[0].cpu().numpy()  # (C, 1, 1) or (1, h, w)
@@ -155,17 +158,21 @@ def side_by_side(
     maps: Mapping[str, Sequence[np.ndarray] | np.ndarray],
     outlines: Sequence[np.ndarray | None] | None = None,
     width: float = 7.2,
+    across: bool = False,
 ) -> Figure:
-    """Rows of pictures, and beside each the maps of several detectors, as in figures 5 and 6 of the paper.
+    """Pictures, and beside each what explains it: the maps of several detectors, or gates.
 
-    Each map is stretched over its own values, as there: brighter is higher within the picture, and two
-    panels cannot be compared in strength.
+    Each map is stretched over its own values: brighter is higher within the picture, and two panels cannot
+    be compared in strength. Gates by channel are bars from 0 to 1, which can.
 
     Args:
         pictures: title of the row -> (3, H, W) in [0, 1].
-        maps: title of the column -> one map (H, W) for each row.
+        maps: title of the column -> for each row a map of any resolution (h, w), laid over the picture, or
+            a gate of each channel (C,).
         outlines: for each row a mask (H, W), drawn as a line into its panels; None for none.
         width: of the figure in inches. ``fig.savefig("figure.pdf", dpi=300)`` prints it.
+        across: swap rows and columns, as in figures 5 and 6 of the AttentDifferNet paper: pictures in the top
+            row, under each its maps.
 
     Raises:
         ValueError: a column has another number of maps than there are pictures.
@@ -177,28 +184,45 @@ def side_by_side(
     for title, column in maps.items():
         if len(column) != len(pictures):
             raise ValueError(f"{title}: {len(column)} maps for {len(pictures)} pictures")
-    shape = len(pictures), 1 + len(maps)
-    cell = width / (shape[1] + 0.35)  # the row titles take a third of a panel
-    fig, axes = plt.subplots(*shape, figsize=(width, cell * shape[0] + 0.3), squeeze=False)
-    for row, (name, picture) in enumerate(pictures.items()):
+    rows, columns = len(pictures), 1 + len(maps)
+    if across:
+        rows, columns = columns, rows
+    cell = width / (columns + 0.35)  # the row titles take a third of a panel
+    fig, axes = plt.subplots(rows, columns, figsize=(width, cell * rows + 0.3), squeeze=False)
+    panels = axes.T if across else axes  # a row of panels for each picture
+    for row, picture in enumerate(pictures.values()):
         shown = np.asarray(picture).transpose(1, 2, 0).clip(0, 1)
-        axes[row, 0].imshow(shown)
-        axes[row, 0].set_ylabel(name.replace("_", " ").replace(" ", "\n", 1), fontsize=8)
-        for ax, column in zip(axes[row, 1:], maps.values(), strict=True):
-            ax.imshow(shown.mean(axis=2), cmap="gray", vmin=0, vmax=1)
-            ax.imshow(stretched(column[row]), cmap="viridis", vmin=0, vmax=1, alpha=0.65)
-        for ax in axes[row]:
-            outline = None if outlines is None else outlines[row]
-            if outline is not None and outline.any():
+        outline = None if outlines is None else outlines[row]
+        panels[row, 0].imshow(shown)
+        for ax, column in zip(panels[row, 1:], maps.values(), strict=True):
+            _explanation(ax, shown, np.asarray(column[row]))
+        for ax in panels[row]:
+            if outline is not None and outline.any() and ax.images:
                 ax.contour(outline.squeeze(), [0.5], colors=[plots.COLOURS[1]], linewidths=1.2)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
-    for ax, title in zip(axes[0], ["picture", *maps], strict=True):
-        ax.set_title(title, fontsize=9)
+            ax.set(xticks=[], yticks=[] if ax.images else [0, 1])
+            ax.spines[:].set_visible(not ax.images)
+    names = [name.replace("_", " ").replace(" ", "\n", 1) for name in pictures]
+    titles = ["picture", *maps]
+    for ax, title in zip(axes[0], names if across else titles, strict=True):
+        ax.set_title(title, fontsize=8 if across else 9)
+    for ax, title in zip(axes[:, 0], titles if across else names, strict=True):
+        ax.set_ylabel(title, fontsize=9 if across else 8)
     return fig
 
 
 # --- Inside ---------------------------------------------------------------------------------------
+
+
+def _explanation(ax: Axes, shown: np.ndarray, values: np.ndarray) -> None:
+    """A map (h, w) over the picture (H, W, 3), or a gate of each channel (C,) as bars."""
+    height, width = shown.shape[:2]
+    if values.ndim == 1:
+        ax.bar(range(len(values)), values, width=1)
+        ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(0, 1), box_aspect=height / width)
+        return
+    whole = (-0.5, width - 0.5, height - 0.5, -0.5)  # of the picture, whatever the map's resolution
+    ax.imshow(shown.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+    ax.imshow(stretched(values), cmap="viridis", vmin=0, vmax=1, alpha=0.65, extent=whole)
 
 
 class _Mark(nn.Module):

@@ -1,9 +1,10 @@
 """Does attention move Grad-CAM towards the object, or the defect? With intervals, beside chance.
 
-``python benchmarks/explain.py magnetic_tile --root FOLDER`` or ``... powerline`` trains DifferNet without
-attention, with SE and with CBAM (sizes "quick") and writes one row for each attention, layer, target and
-number to ``data/results/explain.csv``, in place of the rows of this data set that are there. ``gain`` is the
-difference to no attention, picture by picture; its interval is that of `attnad.comparison.mean_interval`.
+``python benchmarks/explain.py magnetic_tile --root FOLDER``, ``... powerline`` or ``... wafer`` trains
+DifferNet without attention, with SE and with CBAM (sizes "quick") and writes one row for each attention,
+layer, target and number to ``data/results/explain.csv``, in place of the rows of this data set that are
+there. ``gain`` is the difference to no attention, picture by picture; its interval is that of
+`attnad.comparison.mean_interval`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def run(train, test, seeds: int) -> tuple[dict, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", choices=["magnetic_tile", "powerline"])
+    parser.add_argument("dataset", choices=["magnetic_tile", "powerline", "wafer"])
     parser.add_argument("--root")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=200)

@@ -59,12 +59,19 @@ def test_grad_cam_is_its_formula(layer):
     np.testing.assert_allclose(got, scale_cam_image(scale_cam_image(wanted, (32, 32))), atol=1e-4)
 
 
-def test_other_scales_and_turns_change_nothing_but_a_factor():
-    """DifferNet's score is a mean over views: with all of them the upright view's map is the same."""
-    detector = fitted(scales=1)
-    both = explain.grad_cam(detector, PICTURES)
-    detector.rotations = "none"
-    np.testing.assert_allclose(both, explain.grad_cam(detector, PICTURES), atol=1e-6)
+def test_other_turns_change_nothing_but_a_factor():
+    """By hand, from the score of all four views: the upright view's map is that of the upright view alone."""
+    detector = fitted(scales=1, test_views=4)
+    with torch.no_grad():
+        state = detector.frozen(torch.from_numpy(PICTURES), False, torch.Generator())
+        a = detector.extractor(torch.from_numpy(PICTURES))[-1]
+    assert state[0].shape == (3, 4, 12)
+    upright = a.clone().requires_grad_()
+    views = torch.cat([upright.mean(dim=(2, 3))[:, None], state[0][:, 1:]], dim=1)
+    (gradient,) = torch.autograd.grad(detector.score([views])[0].sum(), upright)
+    wanted = (gradient.mean(dim=(2, 3), keepdim=True) * a).sum(dim=1).clamp(min=0).numpy()
+    got = explain.grad_cam(detector, PICTURES, layer="last")
+    np.testing.assert_allclose(got, scale_cam_image(scale_cam_image(wanted, (32, 32))), atol=1e-3)
 
 
 def test_before_and_behind_the_gate():
@@ -87,7 +94,12 @@ def test_a_layer_whose_successor_works_in_place():
     maps = explain.grad_cam(alexnet, TEST[:2])
     handle.remove()
     assert explain._last_convolution(alexnet.extractor) == "features.10"
-    assert kept[0].min() < 0 and maps.shape == (2, 72, 72)
+    (said,) = kept
+    said.requires_grad_()
+    score, _ = alexnet.score([features[12](said.relu()).mean(dim=(2, 3))[:, None]])
+    (gradient,) = torch.autograd.grad(score.sum(), said)
+    weighted = (gradient.mean(dim=(2, 3), keepdim=True) * said).sum(dim=1).clamp(min=0).detach().numpy()
+    np.testing.assert_allclose(maps, scale_cam_image(scale_cam_image(weighted, (72, 72))), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(set(ARGUMENTS) - {"EfficientAD"}))
@@ -247,5 +259,19 @@ def test_figure_has_a_panel_for_each_map():
     outline[0, 4:9, 4:9] = True
     fig = explain.side_by_side({"a b": PICTURES[0], "c": PICTURES[1]}, maps, [outline, None])
     assert len(fig.axes) == 8 and [ax.get_title() for ax in fig.axes[:4]] == ["picture", "none", "SE", "CBAM"]
+    across = explain.side_by_side({"a b": PICTURES[0], "c": PICTURES[1]}, maps, across=True)
+    assert [ax.get_title() for ax in across.axes[:2]] == ["a\nb", "c"] and len(across.axes) == 8
+    assert [ax.get_ylabel() for ax in across.axes[::2]] == ["picture", "none", "SE", "CBAM"]
     with pytest.raises(ValueError, match="SE: 1 maps for 2 pictures"):
         explain.side_by_side({"a": PICTURES[0], "b": PICTURES[1]}, maps | {"SE": maps["SE"][:1]})
+
+
+def test_gates_fit_into_the_figure():
+    """A gate by position covers the whole picture, though it is coarser; one by channel becomes bars."""
+    gates = explain.attention_maps(differnet(attention="cbam"), PICTURES[0])
+    shown = {name: [gates[name]] for name in ("P2 position", "P2 channel")}
+    _, position, channel = explain.side_by_side({"a": PICTURES[0]}, shown).axes
+    assert gates["P2 position"].shape == (8, 8)
+    assert [image.get_extent() for image in position.images] == [[-0.5, 31.5, 31.5, -0.5]] * 2
+    np.testing.assert_allclose([bar.get_height() for bar in channel.patches], gates["P2 channel"])
+    assert channel.get_ylim() == (0, 1)
