@@ -21,8 +21,8 @@ WHY_NOT = {
     "PatchCore": "it searches a memory of training patches, which is a data base and not a network",
     "NearestNeighbor": "it searches a memory of training pictures, which is a data base and not a network",
     "Mahalanobis": "it is one linear system after the backbone, shorter in any language than in ONNX",
-    "CFlow": "its flow runs over positions in portions, as many as memory allows: no fixed graph",
-    "CSFlow": "its connections across scales have not been compared with PyTorch's output",
+    "CFlow": "its flow takes single positions, some thousands at a time; an export of that was not compared",
+    "CSFlow": "its flow is joined across scales; an export of that was not compared with PyTorch",
 }
 
 
@@ -46,9 +46,10 @@ def threshold(normal_scores: np.ndarray, false_alarms: float = 0.05) -> Threshol
     """The lowest line that at most `false_alarms` of further normal pictures will cross.
 
     With n scores of normal pictures *that the detector was not trained on*, the k-th lowest is crossed by
-    a further one with the chance 1 - k / (n + 1), whatever the scores' distribution; the true rate behind
-    a given line follows a Beta(n + 1 - k, k) distribution (Vovk, "Conditional validity of inductive
-    conformal predictors", 2012). It holds as long as the pictures to come are like those held out.
+    a further one with the chance 1 - k / (n + 1), whatever the scores' distribution (at most that, if scores
+    can be equal); the true rate behind a given line follows a Beta(n + 1 - k, k) distribution (Vovk,
+    "Conditional validity of inductive conformal predictors", 2012). It holds as long as the pictures to come
+    are like those held out.
 
     Args:
         normal_scores: (N,) of held-out normal pictures.
@@ -91,7 +92,8 @@ def to_onnx(detector: Detector, path: str | Path) -> Path:
 
     Its input ``image`` is (1, 3, S, S) in [0, 1], S the detector's ``image_size``: resize before. Its outputs
     are ``score`` (1,) and, for methods that make maps, ``map`` (1, H, W). Standardisation, views and
-    attention are inside.
+    attention are inside. All is in single precision: on a GPU, `Detector.predict` computes features in half
+    precision, so compare with a detector on the CPU.
 
     Args:
         detector: one of `EXPORTED`, fitted.

@@ -97,8 +97,8 @@ def test_standardising_needs_the_embedding_beforehand():
         differnet(normalize="standardize", cache=False).fit(TRAIN)
 
 
-@pytest.mark.parametrize("angle", [0, 90, 180, 270, -90])
-def test_right_angles_turn_as_torchvision_does(angle):
+@pytest.mark.parametrize("angle", [0, 90, 180, 270, -90, 37.5])
+def test_pictures_turn_as_torchvision_turns_them(angle):
     from attnad.methods.pooled import _rotated
 
     image = torch.from_numpy(TRAIN[0])

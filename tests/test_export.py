@@ -10,7 +10,7 @@ from attnad.export import threshold
 SMALL = {"backbone": "efficientnet_lite0", "image_size": 64, "device": "cpu"}
 TINY = {
     methods.DifferNet: SMALL
-    | {"scales": 2, "test_views": 2, "hidden": 16, "steps": 2, "normalize": "batchnorm"},
+    | {"scales": 2, "test_views": 3, "hidden": 16, "steps": 2, "normalize": "batchnorm"},
     methods.FastFlow: SMALL | {"levels": ("stride8", "stride16"), "steps": 2},
     methods.RDPP: SMALL,
     methods.SimpleNet: SMALL | {"dim": 32, "hidden": 32},
@@ -58,7 +58,8 @@ def test_onnx_says_what_pytorch_says(method, attention, tmp_path):
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     got = session.run(None, {"image": image.numpy()})
     wanted = detector.predict(image)
-    assert [output.name for output in session.get_outputs()] == ["score", "map"][: len(got)]
+    names = ["score"] if wanted.maps is None else ["score", "map"]
+    assert [output.name for output in session.get_outputs()] == names
     for name, one, other in zip(("score", "map"), got, (wanted.scores, wanted.maps)):
         error = np.abs(one - other).max() / np.abs(other).max()
         assert error < 1e-4, f"{name}: {error:.1e}"

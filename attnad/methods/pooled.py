@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.functional as TF
 from torch import Tensor
 
 from attnad.attention import Attention
@@ -105,4 +105,8 @@ def _rotated(image: Tensor, angle: float) -> Tensor:
     """(3, H, W) turned about its middle, corners black; right angles without resampling."""
     if angle % 90 == 0:
         return torch.rot90(image, round(angle / 90), dims=(-2, -1))
-    return TF.rotate(image, angle)
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    turn = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=image.device)
+    # What torchvision's rotate does, without the one operation of it that ONNX cannot say.
+    grid = F.affine_grid(turn, [1, *image.shape], align_corners=False)
+    return F.grid_sample(image[None], grid, mode="nearest", align_corners=False)[0]
