@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from attnad import datasets, plots
+from attnad.datasets.folder import MASK_FOLDERS, without_masks
 from attnad.datasets.images import DataError, is_picture, read_image
 from attnad.export import threshold
 from attnad.methods import Detector
@@ -58,6 +59,8 @@ def load(path: str | Path, device: str = "auto") -> Detector:
 def judge(detector: Detector, folder: str | Path) -> list[Judged]:
     """Every picture in a folder and the folders in it; a file that cannot be read stops nothing.
 
+    Masks are no pictures: files in a folder of masks, and ``a_mask.png`` beside ``a.png``, are left out.
+
     Raises:
         DataError: no such folder, or no picture in it.
     """
@@ -65,6 +68,13 @@ def judge(detector: Detector, folder: str | Path) -> list[Judged]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and is_picture(path))
+    paths = [
+        p for p in paths if not any(part.lower() in MASK_FOLDERS for part in p.relative_to(folder).parts)
+    ]
+    beside: dict[Path, list[Path]] = {}
+    for path in paths:
+        beside.setdefault(path.parent, []).append(path)
+    paths = [path for group in beside.values() for path in without_masks(group)]
     if not paths:
         raise DataError(f"there are no pictures in {folder}")
     found, broken = [], []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -249,6 +250,61 @@ def test_check_finds_what_is_wrong(tmp_path):
                   "only 4 pictures to train on", "1 of 3 defective pictures have no mask"):  # fmt: skip
         assert wrong in text, wrong
     assert "both" in str(datasets.check(tmp_path / "train"))
+
+
+def test_check_finds_what_would_only_fail_later(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(25):
+        (tmp_path / "good").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (70, 70), np.uint8)).save(tmp_path / "good" / f"{i}.png")
+    shutil.copytree(tmp_path / "good", tmp_path / "bad")
+    for i, path in enumerate(sorted((tmp_path / "bad").iterdir())):
+        pixels = np.asarray(Image.open(path))[::-1]
+        Image.fromarray(pixels).save(path) if i > 4 else path.unlink()
+    put(tmp_path / "masks" / "bad" / "9_mask.png", spot=True, size=(70, 70))
+    assert datasets.check(tmp_path).problems == [
+        "19 of 20 defective pictures have no mask: pixel figures leave them out"
+    ]
+    Image.fromarray(rng.random((70, 70), np.float32)).save(tmp_path / "good" / "float.tif")
+    deep = rng.integers(0, 4096, (70, 70)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "good" / "deep.tif")
+    Image.open(tmp_path / "good" / "0.png").convert("RGB").save(tmp_path / "bad" / "copy.bmp")
+    (tmp_path / "good" / "IMG_1.HEIC").write_bytes(b"from a telephone")
+    (tmp_path / "good" / "notes.txt").write_text("no picture, and nothing to complain of")
+    put(tmp_path / "good" / "monday" / "1.png")
+    put(tmp_path / "masks" / "bad" / "99_mask.png", spot=True)
+    put(tmp_path / "masks" / "wrong name" / "3.png", spot=True)
+    put(tmp_path / "__MACOSX" / "good" / "._0.png")
+    with pytest.raises(datasets.DataError, match="without its picture"):
+        datasets.load("folder", root=tmp_path)
+    text = str(datasets.check(tmp_path))
+    for wrong in ("float.tif: pixels of mode 'F'", "deep.tif: hardly any contrast", "12 bits in a file of 16",
+                  "copy.bmp (once good, once defective", "IMG_1.HEIC: not read, since nothing here",
+                  "1.png: not read, since no picture is looked", "99_mask.png: a mask without its picture",
+                  "3.png: a mask without its picture"):  # fmt: skip
+        assert wrong in text, wrong
+    assert "__MACOSX" not in text and "notes" not in text
+
+
+@pytest.mark.parametrize(("size", "mode"), [((80, 90), "RGB"), ((70, 70), "L")])
+def test_check_names_what_gives_the_kind_away(tmp_path, size, mode):
+    for i in range(3):
+        put(tmp_path / "good" / f"{i}.png", i, size=(70, 70))
+        put(tmp_path / "bad" / f"{i}.png", 50 + i, mode, size)
+    found = [p for p in datasets.check(tmp_path).problems if "may learn" in p]
+    said = (
+        "80 x 90: a detector may learn the size" if mode == "RGB" else "ones L: a detector may learn the mode"
+    )
+    assert len(found) == 1 and said in found[0]
+    put(tmp_path / "bad" / "3.png", 60, "RGB", (70, 70))
+    assert not [p for p in datasets.check(tmp_path).problems if "may learn" in p]
+
+
+def test_an_archive_from_a_mac_names_the_right_folder(tmp_path):
+    put(tmp_path / "my_pictures" / "good" / "0.png")
+    put(tmp_path / "__MACOSX" / "my_pictures" / "._0.png")
+    with pytest.raises(datasets.DataError, match="category='my_pictures'"):
+        datasets.load("folder", root=tmp_path)
 
 
 # --- bad input ---

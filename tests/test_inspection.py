@@ -80,3 +80,19 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
         inspection.judge(detector, tmp_path)
     with pytest.raises(ValueError, match="not a folder"):
         inspection.judge(detector, tmp_path / "none")
+
+
+def test_masks_are_not_judged(tmp_path):
+    detector = PatchCore("efficientnet_lite0", image_size=64, coreset=1.0, device="cpu")
+    detector.fit(np.random.default_rng(0).random((3, 3, 64, 64), dtype=np.float32))
+    for name in (
+        "bad/a.png",
+        "bad/a_mask.png",
+        "bad/b_mask.png",
+        "ground_truth/bad/a.png",
+        "bad/masks/a.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(0).save(tmp_path / name)
+    judged = inspection.judge(detector, tmp_path)
+    assert sorted(one.path.name for one in judged) == ["a.png", "b_mask.png"], "b has no picture: it is one"

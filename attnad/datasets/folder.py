@@ -123,8 +123,12 @@ def divided(entries: list[Entry], seed: int, train_fraction: float = 0.8) -> lis
     ]
 
 
-def scan(home: Path) -> list[Entry]:
+def scan(home: Path, strict: bool = True) -> list[Entry]:
     """Finds the pictures and masks of one category, whatever form they have.
+
+    Args:
+        home: the folder, or the table.
+        strict: refuse a mask without its picture; otherwise it is left out, as `report` wants it.
 
     Raises:
         MissingDataError: nothing is there.
@@ -137,9 +141,9 @@ def scan(home: Path) -> list[Entry]:
             raise MissingDataError(f"{home}: no such folder")
         folders = subfolders(home)
         if "train" in folders or "test" in folders:
-            return _mvtec(home)
+            return _mvtec(home, strict)
         if _good(folders):
-            return _siblings(home, folders)
+            return _siblings(home, folders, strict)
         if pictures_in(home):
             pictures = pictures_in(home)
             return [Entry(p, "good") for p in without_masks(pictures)]
@@ -159,7 +163,7 @@ def _good(folders: list[str]) -> str | None:
     return next((f for f in folders if f.lower() in GOOD), None)
 
 
-def _mvtec(home: Path) -> list[Entry]:
+def _mvtec(home: Path, strict: bool = True) -> list[Entry]:
     """root/train/good, root/test/<anything>."""
     if not home.is_dir():
         raise MissingDataError(f"{home}: no such folder")
@@ -177,11 +181,11 @@ def _mvtec(home: Path) -> list[Entry]:
         if kind.lower() in GOOD:
             entries += [Entry(p, "good", "test") for p in pictures]
         else:
-            entries += _with_masks(home, kind, home / "test" / kind, pictures, "test")
+            entries += _with_masks(home, kind, home / "test" / kind, pictures, "test", strict)
     return entries
 
 
-def _siblings(home: Path, folders: list[str]) -> list[Entry]:
+def _siblings(home: Path, folders: list[str], strict: bool) -> list[Entry]:
     """root/good, root/<anything else>."""
     entries = []
     for kind in folders:
@@ -191,13 +195,15 @@ def _siblings(home: Path, folders: list[str]) -> list[Entry]:
         if kind.lower() in GOOD:
             entries += [Entry(p, "good") for p in pictures]
         else:
-            entries += _with_masks(home, kind, home / kind, pictures, None)
+            entries += _with_masks(home, kind, home / kind, pictures, None, strict)
     if not any(e.defect == "good" for e in entries):
         raise MissingDataError(f"{home / 'good'}: no picture in it; put the normal pictures there")
     return entries
 
 
-def _with_masks(home: Path, kind: str, folder: Path, pictures: list[Path], split: str | None) -> list[Entry]:
+def _with_masks(
+    home: Path, kind: str, folder: Path, pictures: list[Path], split: str | None, strict: bool
+) -> list[Entry]:
     """Entries of one kind of defect, each with its mask if there is one."""
     by_stem = {p.stem: p for p in pictures}
     masks: dict[Path, Path] = {}
@@ -209,7 +215,7 @@ def _with_masks(home: Path, kind: str, folder: Path, pictures: list[Path], split
             picture = by_stem.get(stem)
             if picture is None and place != folder:
                 picture = by_stem.get(mask.stem)
-            if picture is None and place in own:
+            if picture is None and place in own and strict:
                 raise DataError(
                     f"{mask}: a mask without its picture; expected {folder / stem}.png or the like"
                 )
@@ -255,8 +261,8 @@ def _table(path: Path) -> list[Entry]:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, hidden ones left out."""
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    """Names of the folders in a folder; hidden ones, and what a Mac adds to its archives, are left out."""
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -7,11 +7,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from attnad.datasets import folder
-from attnad.datasets.images import DataError, open_picture, read_mask
+from attnad.datasets.images import DataError, is_picture, open_picture, read_mask, to_rgb
 
 TINY = 64  # pixels a side; the backbones see at most two by two positions of anything smaller
 FEW = 20
+FLAT = 32  # of 255 grey levels: a picture with fewer shows nothing
+# Pictures, or films of them, that a camera makes and nobody here can read.
+FOREIGN = {".heic", ".heif", ".avif", ".jfif", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw",
+           ".psd", ".npy", ".mov", ".mp4"}  # fmt: skip
 
 
 @dataclass
@@ -54,35 +60,89 @@ def check(
         DataError: the folder has no form that could be checked.
     """
     home = Path(root) / category if category else Path(root)
-    entries = folder.divided(folder.scan(home), seed, train_fraction)
+    entries = folder.divided(folder.scan(home, strict=False), seed, train_fraction)
     report = Report()
     seen: dict[bytes, folder.Entry] = {}
+    # What gives a picture's kind away: name -> of the defective ones, of the good ones.
+    traits: dict[str, tuple[set[str], set[str]]] = {
+        trait: (set(), set()) for trait in ("file format", "size", "mode")
+    }
     say = report.problems.append
     for entry in entries:
         report.counts[entry.split, entry.defect] += 1
+        traits["file format"][entry.defect == "good"].add(entry.path.suffix.lower())
         try:
             picture = open_picture(entry.path)
+            rgb = to_rgb(picture, entry.path)
         except DataError as error:
             say(str(error))
             continue
         width, height = picture.size
         report.sizes[picture.size] += 1
         report.modes[picture.mode] += 1
+        traits["size"][entry.defect == "good"].add(f"{width} x {height}")
+        traits["mode"][entry.defect == "good"].add(picture.mode)
         if min(width, height) < TINY:
             say(f"{entry.path}: only {width} x {height} pixels")
         if max(width, height) > 3 * min(width, height):
             say(f"{entry.path}: {width} x {height} pixels will be squeezed into a square; cut it into pieces")
-        digest = hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).digest()
+        pixels = np.asarray(rgb)
+        if np.ptp(pixels) < FLAT:
+            deep = "; 12 bits in a file of 16? Then scale them up" if picture.mode.startswith("I") else ""
+            say(f"{entry.path}: hardly any contrast, {pixels.min()} to {pixels.max()} of 255{deep}")
+        digest = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).digest()
         twin = seen.setdefault(digest, entry)
         if twin is not entry:
-            across = (
-                "" if twin.split == entry.split else " (one in training, one in the test: the test is spoilt)"
-            )
-            say(f"{entry.path}: the same picture as {twin.path}{across}")
+            say(f"{entry.path}: the same picture as {twin.path}{_spoilt(entry, twin)}")
         if entry.mask is not None:
             _check_mask(entry.mask, entry.path, picture.size, report)
-    _check_numbers(report, entries)
+    for trait, (other, usual) in traits.items():
+        # Where nearly every picture has a size of its own, good and defective ones differ by chance.
+        if 0 < len(other) <= 3 and 0 < len(usual) <= 3 and not other & usual:
+            good, bad = (", ".join(sorted(values)) for values in (usual, other))
+            say(f"good pictures are {good}, defective ones {bad}: a detector may learn the {trait}")
+    _check_numbers(report)
+    if home.is_dir():
+        _check_left_out(report, home, entries)
     return report
+
+
+def _spoilt(entry: folder.Entry, twin: folder.Entry) -> str:
+    if (entry.defect == "good") != (twin.defect == "good"):
+        return " (once good, once defective: which is it?)"
+    if entry.split != twin.split:
+        return " (one in training, one in the test: the test is spoilt)"
+    return ""
+
+
+def _check_left_out(report: Report, home: Path, entries: list[folder.Entry]) -> None:
+    """Files that nobody will ever read, and whose owner may think that they are."""
+    used = {e.path for e in entries} | {e.mask for e in entries}
+    # Masks of good pictures are empty, and are not missed; they lie among all masks or in a folder "good".
+    good, mine = {e.path.stem for e in entries if e.defect == "good"}, folder.GOOD + folder.MASK_FOLDERS
+    left: dict[tuple[Path, str], list[Path]] = {}
+    for path in sorted(home.rglob("*")):
+        inside = path.relative_to(home).parts
+        if path in used or any(part.startswith((".", "__MACOSX")) for part in inside) or not path.is_file():
+            continue
+        if path.suffix.lower() in FOREIGN:
+            left.setdefault((path.parent, path.suffix), []).append(path)
+        elif is_picture(path):
+            mask = (
+                any(part.lower() in folder.MASK_FOLDERS for part in inside)
+                or folder.base_stem(path) != path.stem
+            )
+            if not mask:
+                left.setdefault((path.parent, "picture"), []).append(path)
+            elif path.parent.name.lower() not in mine or not good & {folder.base_stem(path), path.stem}:
+                left.setdefault((path.parent, "mask"), []).append(path)
+    for (parent, what), paths in left.items():
+        which = str(paths[0]) if len(paths) == 1 else f"{parent}: {len(paths)} files, e.g. {paths[0].name}"
+        why = {
+            "picture": "not read, since no picture is looked for in this place",
+            "mask": "a mask without its picture, or a second one for the same picture",
+        }.get(what, f"not read, since nothing here understands {what}; save it as PNG or JPEG")
+        report.problems.append(f"{which}: {why}")
 
 
 def _check_mask(mask_file: Path, path: Path, size: tuple[int, int], report: Report) -> None:
@@ -100,7 +160,7 @@ def _check_mask(mask_file: Path, path: Path, size: tuple[int, int], report: Repo
         )
 
 
-def _check_numbers(report: Report, entries: list[folder.Entry]) -> None:
+def _check_numbers(report: Report) -> None:
     say = report.problems.append
     train = sum(n for (split, _), n in report.counts.items() if split == "train")
     good = report.counts["test", "good"]
@@ -111,7 +171,3 @@ def _check_numbers(report: Report, entries: list[folder.Entry]) -> None:
         say(f"the test has {good} normal and {bad} anomalous pictures: an AUROC needs both")
     if 0 < report.masks < bad:
         say(f"{bad - report.masks} of {bad} defective pictures have no mask: pixel figures leave them out")
-    kinds = [{e.path.suffix.lower() for e in entries if (e.defect == "good") == g} for g in (True, False)]
-    if all(kinds) and not kinds[0] & kinds[1]:
-        usual, other = (", ".join(sorted(k)) for k in kinds)
-        say(f"good pictures are {usual}, defective ones {other}: a detector may learn the file format")
