@@ -22,6 +22,7 @@ RECIPE = {
     "seed": 0,
     "crops": 16,
     "small": False,
+    "bfloat16": True,
     "attention": None,
 }
 
