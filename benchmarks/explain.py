@@ -42,7 +42,7 @@ def run(train, test, seeds: int) -> tuple[dict, dict]:
             detector.fit(frozen_features(detector, train, True))
             tested = frozen_features(detector, test, False)
             scores[attention, seed] = test.labels, detector.predict(tested).scores
-            behind = explain.layers(detector)[-1]
+            behind = detector.extractor.points[-1] if attention else None  # without a gate, both are one
             for where, layer in (("before the gate", None), ("behind the gate", behind)):
                 maps = explain.grad_cam(detector, defects, layer)
                 for target, mask in masks.items():

@@ -23,13 +23,13 @@ from attnad.sizes import METHODS, SIZES
 
 TINY = {"train": 8, "test": 4}
 SETTINGS = {
-    "Mahalanobis": {"image_size": 64},
-    "DifferNet": {"image_size": 64, "hidden": 8, "epochs": 3},
+    "Mahalanobis": {"image_size": 128},
+    "DifferNet": {"image_size": 128, "hidden": 8, "epochs": 3},
 }
 
 
 def cells(methods=("Mahalanobis",), **more):
-    options = {"image_size": 64} | more.pop("options", {})
+    options = {"image_size": 128} | more.pop("options", {})
     return benchmark.plan(methods, data=["powerline/vari_grip"], options=options, **TINY, **more)
 
 
@@ -109,7 +109,7 @@ def test_rows_say_what_was_run_and_scores_give_their_figures(tmp_path):
     assert tuple(read[0]) == tuple(c for c in COLUMNS if c not in ("seconds", "date", "commit"))
     assert [r["protocol"] for r in read] == ["last", "best"] * 3
     assert [r["method"] for r in read[::2]] == ["Mahalanobis", "Mahalanobis", "DifferNet"]
-    assert read[-1]["gates"] == "likelihood" and read[-1]["attention_points"] == "stride16"
+    assert read[-1]["gates"] == "distilled" and read[-1]["attention_points"] == "AB1+AB2+AB3"
     assert read[0]["train"] == "8" and read[0]["test_normal"] == read[0]["test_anomalous"] == "4"
     for row in read:
         labels, scores = table.scores[row["command"]]
@@ -122,7 +122,7 @@ def test_rows_say_what_was_run_and_scores_give_their_figures(tmp_path):
 
 def test_the_command_in_a_row_gives_the_row_again(tmp_path):
     cell = cells(
-        ("DifferNet",), attentions=("se",), points=("stride8+stride16",), options=SETTINGS["DifferNet"]
+        ("DifferNet",), attentions=("se",), points=("AB1+AB3",), options=SETTINGS["DifferNet"]
     )
     benchmark.sweep(cell, tmp_path / "t.csv")
     first = rows(tmp_path / "t.csv")
@@ -222,7 +222,7 @@ import sys
 from attnad import benchmark
 cells = benchmark.plan(
     ["Mahalanobis", "DifferNet"], ["none", "se"], ["powerline/vari_grip"], range(2),
-    options={"image_size": 64}, train=8, test=4,
+    options={"image_size": 128}, train=8, test=4,
 )
 benchmark.sweep(cells, sys.argv[1], resume=True, cluster=(sys.argv[2:] or [None])[0])
 """
@@ -282,5 +282,5 @@ def test_a_dask_cluster_gives_the_same_rows_though_a_worker_is_killed(tmp_path):
 
 def test_cells_are_plain_text_on_their_way_to_another_machine():
     cell = cells(options={"normalize": "batchnorm"})[0]
-    assert isinstance(cell, Cell) and json.loads(cell.options) == {"image_size": 64, "normalize": "batchnorm"}
-    assert shlex.split(cell.command())[-3:] == ["--set", "image_size=64", 'normalize="batchnorm"']
+    assert isinstance(cell, Cell) and json.loads(cell.options) == {"image_size": 128, "normalize": "batchnorm"}
+    assert shlex.split(cell.command())[-3:] == ["--set", "image_size=128", 'normalize="batchnorm"']
