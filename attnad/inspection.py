@@ -180,14 +180,14 @@ def train_cli(arguments: list[str]) -> int:
         detector = METHODS[given.method](**SIZES[given.profile].get(given.method, {}) | more)
         options = {"size": detector.image_size, "root": given.folder}
         train, test = (datasets.load("folder", split=split, **options) for split in ("train", "test"))
-        detector.fit(train)
-        print(f"fitted to {len(train)} pictures: {detector.save(given.out)}")
         # A detector is at ease with what it was trained on: the line needs normal pictures new to it.
         back = test[np.flatnonzero(test.labels == 0)]
         if not len(back):
             raise ValueError("no threshold: it takes normal pictures that were not trained on")
+        detector.fit(train)
+        print(f"fitted to {len(train)} pictures: {detector.save(given.out)}")
         line = threshold(detector.predict(back).scores, given.false_alarms)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         print(error, file=sys.stderr)
         return 1
     print(
@@ -213,7 +213,7 @@ def predict_cli(arguments: list[str]) -> int:
             title = f"{given.folder.resolve().name}: inspection"
             given.report.write_text(report(judged, given.threshold, title), encoding="utf8")
             print(f"see {given.report.resolve()}", file=sys.stderr)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
