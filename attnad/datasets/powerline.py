@@ -53,6 +53,7 @@ class Look:
     defect_size: float = 1.0
     corrosion: float | None = None
     annotation: str = "gap"
+    roof: bool = False
 
     def __post_init__(self):
         for knob in ("clutter", "light", "corrosion"):
@@ -71,6 +72,7 @@ def load(
     category: str, split: str, size: int, seed: int, root: str | Path | None = None,
     train_count: int = 200, test_count: int = 60, clutter: float | None = None, light: float | None = None,
     scale: float = 1.0, defect_size: float = 1.0, corrosion: float | None = None, annotation: str = "gap",
+    roof: bool = False,
 ) -> Dataset:  # fmt: skip
     """Generated pictures of one asset. ``test`` holds ``test_count`` normal and as many anomalous ones.
 
@@ -90,12 +92,15 @@ def load(
         corrosion: strength of the rust, 0 to 1; None: any.
         annotation: mask of a missing cap: ``"gap"`` the visible gap, ``"area"`` all of where the disc should
             be.
+        roof: put a large house with a bright roof behind the object; all else stays as it was. No picture
+            has one by default: trained without and tested with it, a detector meets something new that is no
+            defect.
 
     Raises:
         DataError: a category that does not exist, or a knob out of range.
     """
     SOURCE.check_category(category)
-    look = Look(clutter, light, scale, defect_size, corrosion, annotation)
+    look = Look(clutter, light, scale, defect_size, corrosion, annotation, roof)
     kinds = ASSETS[category][1]
     defects = ["good"] * (train_count if split == "train" else test_count)
     if split == "test":
@@ -133,16 +138,17 @@ def _read(category: str, split: str, index: int, seed: int, defect: str, look: L
     keep_memory()
     # hash() differs between processes; a checksum of the names does not.
     key = [seed, zlib.crc32(f"powerline/{category}/{split}".encode()), index]
-    # One stream for each of background, view, light, defect, lens: turning one knob leaves the others' draws
-    # alone.
-    behind, view, sun, fault, lens = (
-        np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(key).spawn(5)
+    # One stream for each of background, view, light, defect, lens, house: turning one knob leaves the
+    # others' draws alone.
+    behind, view, sun, fault, lens, house = (
+        np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(key).spawn(6)
     )
     clutter = behind.uniform(0, 1)
     clutter = clutter if look.clutter is None else look.clutter
     azimuth, height = sun.uniform(-np.pi, 0), sun.uniform(0.45, 0.9)
     light = [np.cos(azimuth), np.sin(azimuth) - 0.3, height]
-    canvas = Canvas(landscape(behind, size, clutter), light, noise(sun, size, 0.8, 16, 128))
+    scene = landscape(behind, size, clutter, house if look.roof else None)
+    canvas = Canvas(scene, light, noise(sun, size, 0.8, 16, 128))
     ASSETS[category][0](canvas, view, fault, defect, look)
     mask = canvas.defect > 0.5
     if defect in ("corrosion", "bird_nest"):  # whoever marks these draws around them, not around each speck

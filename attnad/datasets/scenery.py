@@ -18,10 +18,13 @@ GROUNDS = {
     "red soil": ((0.32, 0.22, 0.17), (0.70, 0.56, 0.46)),
     "pasture": ((0.40, 0.42, 0.24), (0.72, 0.73, 0.50)),
 }
+ROOFS = ((196, 78, 44), (214, 120, 48), (58, 104, 168))  # red and orange tiles, blue metal
 SKIES = ((0.93, 0.94, 0.95), (0.70, 0.79, 0.88), (0.80, 0.83, 0.86))
 
 
-def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray:
+def landscape(
+    rng: np.random.Generator, size: int, clutter: float, roof: np.random.Generator | None = None
+) -> np.ndarray:
     """(3, size, size) float32 background: sky, hazy vegetation, hills, soil; more and sharper with
     ``clutter``.
 
@@ -29,6 +32,8 @@ def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray
         rng: decides what is there.
         size: side in pixels.
         clutter: 0 a smooth far-away background, 1 houses, towers, wires and branches right behind the object.
+        roof: if given, decides on a large house with a bright roof near the middle; `rng` is asked the same
+            as without.
     """
     full, size = size, max(size // 2, 8)  # out of focus anyway: half the size is a quarter of the work
     relief, patches = -np.abs(noise(rng, size, 0.85, 8, 128)), noise(rng, size, 0.5, 4, 64)
@@ -67,6 +72,8 @@ def landscape(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray
     if defocus < 1:  # sharp things need all pixels
         picture = picture.resize((full, full), Image.Resampling.BILINEAR)
     _things(rng, picture, horizon, clutter)
+    if roof is not None:
+        _house(roof, picture)
     radius = defocus * picture.width / 256
     planes = (np.asarray(plane, dtype=np.float32) * np.float32(1 / 255) for plane in picture.split())
     return np.stack([resize(blurred(plane, radius), full) for plane in planes])
@@ -137,6 +144,32 @@ def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clut
             draw.line(points, fill=220, width=max(2, s // 200))
         grey = int(rng.choice([70, 120, 215]))
         lay((grey, grey, grey))
+
+
+def _house(rng: np.random.Generator, picture: Image.Image) -> None:
+    """A house near the middle, larger than any in `_things`: a tiled roof over a wall with windows."""
+    s = 2 * picture.width  # drawn twice as large, so that its edges come out smooth
+    roof = np.array(ROOFS[rng.integers(len(ROOFS))]) * rng.uniform(0.85, 1.1)
+    wall = tuple(int(v) for v in rng.uniform(175, 240) * np.array([1, 0.97, 0.9]))
+    x, y = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.6)  # the middle of the roof
+    w, h = rng.uniform(0.18, 0.3), rng.uniform(0.07, 0.12)  # half its width, half its height
+    lean, rows = rng.uniform(0.1, 0.4) * w, int(rng.integers(6, 11))
+    house = Image.new("RGBA", (s, s), (*wall, 0))
+    draw = ImageDraw.Draw(house)
+    draw.rectangle([s * (x - 0.9 * w), s * y, s * (x + 0.9 * w), s * (y + 2.2 * h)], fill=(*wall, 255))
+    for k in (-0.6, -0.1, 0.4):
+        left, top = x + k * w, y + 1.3 * h
+        draw.rectangle([s * left, s * top, s * (left + 0.2 * w), s * (top + 0.5 * h)], fill=(60, 66, 74, 255))
+    for row in range(rows):  # from the ridge to the eaves; each row of tiles is lit at its upper edge
+        upper, lower = row / rows, (row + 1) / rows
+        for a, b, tone in ((upper, lower, 0.72), (upper, lower - 0.35 / rows, 1.0)):
+            ya, yb = (y - h + 2 * h * v for v in (a, b))
+            wa, wb = (w - lean * (1 - v) for v in (a, b))
+            corners = [(x - wa, ya), (x + wa, ya), (x + wb, yb), (x - wb, yb)]
+            fill = tuple(int(v) for v in np.minimum(tone * roof, 255))
+            draw.polygon([(s * px, s * py) for px, py in corners], fill=(*fill, 255))
+    small = house.reduce(2)
+    picture.paste(small.convert("RGB"), (0, 0), small.getchannel("A"))
 
 
 def camera(rng: np.random.Generator, rgb: np.ndarray, light: float | None) -> np.ndarray:
