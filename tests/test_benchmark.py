@@ -282,5 +282,6 @@ def test_a_dask_cluster_gives_the_same_rows_though_a_worker_is_killed(tmp_path):
 
 def test_cells_are_plain_text_on_their_way_to_another_machine():
     cell = cells(options={"normalize": "batchnorm"})[0]
-    assert isinstance(cell, Cell) and json.loads(cell.options) == {"image_size": 128, "normalize": "batchnorm"}
+    assert isinstance(cell, Cell)
+    assert json.loads(cell.options) == {"image_size": 128, "normalize": "batchnorm"}
     assert shlex.split(cell.command())[-3:] == ["--set", "image_size=128", 'normalize="batchnorm"']
