@@ -155,6 +155,8 @@ def mean_interval(
         raise ValueError("there are no values to average")
     drawn = _redrawn_categories(list(parts.values()), draws, level, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    every = np.concatenate([column for seeds in parts.values() for column in seeds])
+    low, high = np.clip((low, high), every.min(), every.max())  # stretching may leave what a mean can be
     return float(np.mean([np.mean(seeds) for seeds in parts.values()])), float(low), float(high)
 
 

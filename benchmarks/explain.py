@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -64,8 +65,21 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=60, help="of each kind, of each category")
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", CollapseWarning)  # the AUROC of the row shows it
+    categories = datasets.SOURCES[chosen.dataset].categories
+    # Two categories cannot say how much categories differ: each of them stands for itself.
+    groups = [categories] if len(categories) > 2 else [[category] for category in categories]
+    tables = [measured(chosen, group) for group in groups]
+    table = pd.concat(tables).round(4).assign(**provenance())
+    if FILE.exists():
+        before = pd.read_csv(FILE)
+        table = pd.concat([before[~before.dataset.isin(table.dataset)], table])
+    table.to_csv(FILE, index=False)
+
+
+def measured(chosen: argparse.Namespace, categories: Sequence[str]) -> pd.DataFrame:
+    """The rows of a group of categories."""
     numbers, scores = {}, {}
-    for category in datasets.SOURCES[chosen.dataset].categories:
+    for category in categories:
         parts = [
             datasets.load(chosen.dataset, category, split, size=SIZE, root=chosen.root)
             for split in ("train", "test")
@@ -73,6 +87,8 @@ def main() -> None:
         found, scored = run(*few(*parts, chosen.train, chosen.test), chosen.seeds)
         numbers |= {(category, *key): values for key, values in found.items()}
         scores |= {(category, *key): values for key, values in scored.items()}
+    whole = len(datasets.SOURCES[chosen.dataset].categories) == len(categories)
+    name = chosen.dataset if whole else f"{chosen.dataset}/{categories[0]}"
     rows = []
     for attention, where, target in dict.fromkeys(key[1:4] for key in numbers):
         for number in NUMBERS:
@@ -86,19 +102,14 @@ def main() -> None:
             )
             auroc = np.mean([metrics.image_auroc(*v) for v in these.values()])
             rows.append({
-                "dataset": chosen.dataset, "attention": attention or "none", "layer": where, "target": target,
+                "dataset": name, "attention": attention or "none", "layer": where, "target": target,
                 "number": number, "mean": mean, "low": low, "high": high,
                 "gain": gain[0], "gain_low": gain[1], "gain_high": gain[2], "auroc": auroc,
                 "auroc_gain": apart.mean, "auroc_gain_low": apart.low, "auroc_gain_high": apart.high,
                 "categories": apart.categories, "seeds": chosen.seeds, "train": chosen.train,
                 "test_each": chosen.test, "image_size": SIZE,
             })  # fmt: skip
-    table = pd.DataFrame(rows).round(4).assign(**provenance())
-    if FILE.exists():
-        before = pd.read_csv(FILE)
-        table = pd.concat([before[before.dataset != chosen.dataset], table])
-    table.to_csv(FILE, index=False)
-    print(table[table.dataset == chosen.dataset].iloc[:, 1:15].to_string())
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":
