@@ -29,12 +29,17 @@ from attnad.cells import few
 from attnad.foreground import Foreground, iou, weighted
 from attnad.methods import CentrePrior, Prediction
 from attnad.results import DATA, provenance
-from attnad.sizes import METHODS, SIZES
+from attnad.sizes import METHODS
 
 FILE = DATA / "results" / "backgrounds.csv"
 SIZE, DRAWS, RECALL, LIMIT, BINS = 128, 500, 0.8, 0.3, 400
 GLASS = {"clutter": 0.2, "defect_size": 2.0}  # the laboratory of the first part
-WEIGHTED = ("PatchCore", "FastFlow")
+LITE0 = {"backbone": "efficientnet_lite0", "image_size": SIZE}  # as for the foreground
+SIZES = {
+    "PatchCore": LITE0 | {"coreset": 0.05},
+    "FastFlow": LITE0 | {"levels": ("stride8", "stride16"), "epochs": 20, "cache": True},
+}
+WEIGHTED = tuple(SIZES)
 ASSETS = datasets.SOURCES["powerline"].categories
 LAST = {"attention_points": ("stride16",), "train_attention": True}  # by FastFlow's likelihood
 CONTROLS = ("se", "cbam", "shuffled_se", "shuffled_cbam")
@@ -160,7 +165,7 @@ class Scene:
     def run(self, method: str, seed: int, weightings=None, **arguments) -> dict:
         """(test set, weighting, figure) -> (DRAWS + 1,) of a detector trained here."""
         begin = time.perf_counter()
-        detector = METHODS[method](**SIZES["quick"][method] | arguments, seed=seed, device="cpu")
+        detector = METHODS[method](**SIZES[method] | arguments, seed=seed, device="cpu")
         detector.fit(self.images)
         zero = float(detector.predict(self.images).maps.min())
         found, before = {}, {}

@@ -121,9 +121,7 @@ def test_rows_say_what_was_run_and_scores_give_their_figures(tmp_path):
 
 
 def test_the_command_in_a_row_gives_the_row_again(tmp_path):
-    cell = cells(
-        ("DifferNet",), attentions=("se",), points=("AB1+AB3",), options=SETTINGS["DifferNet"]
-    )
+    cell = cells(("DifferNet",), attentions=("se",), points=("AB1+AB3",), options=SETTINGS["DifferNet"])
     benchmark.sweep(cell, tmp_path / "t.csv")
     first = rows(tmp_path / "t.csv")
     words = shlex.split(first[0]["command"])

@@ -10,8 +10,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from attnad import distill, pool
+from attnad.attention import SqueezeExcitation
 from attnad.backbones import make_backbone
 from attnad.datasets.images import DataError
+from attnad.methods import DifferNet
 from attnad.weights import DISTILLED, WeightsUnavailable, distilled, distilled_file, distilled_gates
 
 RECIPE = {
@@ -284,3 +286,16 @@ def test_files_are_small_and_load_fast(file):
     if name != "pdn_s":
         make_backbone(name, "distilled", attention or None)
         assert distilled_gates(name, attention or None) == (attention or None)
+
+
+@pytest.mark.skipif(not distilled_file("alexnet", "se").exists(), reason="alexnet is not distilled yet")
+def test_networks_distilled_with_different_gates_do_not_share_features():
+    """What lies before a gate was trained along with it too."""
+    made = [
+        DifferNet(weights="distilled", attention=name, attention_points=["AB3"], device="cpu", hidden=4)
+        for name in (None, "se", "cbam", SqueezeExcitation)
+    ]
+    names = [detector.frozen_name().split(")")[0] for detector in made]
+    assert len(set(names[:3])) == 3 and names[3] == names[0]
+    weights = [detector.extractor.features[0].weight for detector in made]
+    assert torch.equal(weights[3], weights[0]) and not torch.equal(weights[1], weights[0])

@@ -91,7 +91,11 @@ class PyramidDetector(Detector):
         before = [p for p in self.extractor.points if p in names or f"{p}.0" in names]
         gates = f", {self.gates} {self.attention} at {', '.join(before)}" if before else ""
         seed = f", seed {self.seed}" if (before and self.gates == "untrained") or self.weights is None else ""
+        weights = str(self.weights)
+        if self.weights == "distilled" and self.extractor.points:
+            trained = distilled_gates(self.backbone, self.attention)  # each brought a network of its own
+            weights += f" with {trained}" if trained else ""
         return (
-            f"{self.backbone} ({self.weights}) {', '.join(self.extractor.levels)} up to {names[-1]}"
+            f"{self.backbone} ({weights}) {', '.join(self.extractor.levels)} up to {names[-1]}"
             f"{gates}{seed}, {self.image_size} px"
         )
