@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
-from attnad.explain import check, stretched
+from attnad.explain import check
 from attnad.methods.base import Detector
 
 
@@ -86,7 +86,7 @@ def similarity(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     Each map is stretched from 0 to 1 first. A map that is the same everywhere has no ranks: correlation 0.
     SSIM is that of Wang et al. (2004), Gaussian window of 1.5 pixels.
     """
-    one, other = (stretched(np.asarray(map_, float)) for map_ in (one, other))
+    one, other = (_stretched(np.asarray(map_, float)) for map_ in (one, other))
     flat = one.min() == one.max() or other.min() == other.max()
     rank = 0.0 if flat else float(spearmanr(one.ravel(), other.ravel()).statistic)
     blur = partial(gaussian_filter, sigma=1.5, truncate=3.5)
@@ -97,3 +97,9 @@ def similarity(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     ssim = (2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)
     ssim /= (mean_1**2 + mean_2**2 + c1) * (var_1 + var_2 + c2)
     return {"spearman": rank, "ssim": float(ssim.mean())}
+
+
+def _stretched(map_: np.ndarray) -> np.ndarray:
+    """From 0 to 1; all zero if it is the same everywhere."""
+    low, high = map_.min(), map_.max()
+    return (map_ - low) / (high - low) if high > low else np.zeros_like(map_)

@@ -1,19 +1,17 @@
-"""What a detector looks at: Grad-CAM, gradient maps, the gates of attention, and a figure to compare them.
+"""What a detector looks at: Grad-CAM, gradient maps, and the gates of attention.
 
-How far such a map can be believed is measured in `attnad.agreement`.
+`attnad.plots.side_by_side` draws them; how far they can be believed is measured in `attnad.agreement`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import torch
 import torchvision.transforms.functional as TF
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from attnad.attention import Gate
@@ -153,76 +151,7 @@ def layers(detector: Detector) -> list[str]:
     return [name for name, _ in check(detector).extractor.steps()]
 
 
-def side_by_side(
-    pictures: Mapping[str, np.ndarray],
-    maps: Mapping[str, Sequence[np.ndarray] | np.ndarray],
-    outlines: Sequence[np.ndarray | None] | None = None,
-    width: float = 7.2,
-    across: bool = False,
-) -> Figure:
-    """Pictures, and beside each what explains it: the maps of several detectors, or gates.
-
-    Each map is stretched over its own values: brighter is higher within the picture, and two panels cannot
-    be compared in strength. Gates by channel are bars from 0 to 1, which can.
-
-    Args:
-        pictures: title of the row -> (3, H, W) in [0, 1].
-        maps: title of the column -> for each row a map of any resolution (h, w), laid over the picture, or
-            a gate of each channel (C,).
-        outlines: for each row a mask (H, W), drawn as a line into its panels; None for none.
-        width: of the figure in inches. ``fig.savefig("figure.pdf", dpi=300)`` prints it.
-        across: swap rows and columns, as in figures 5 and 6 of the AttentDifferNet paper: pictures in the top
-            row, under each its maps.
-
-    Raises:
-        ValueError: a column has another number of maps than there are pictures.
-    """
-    from matplotlib import pyplot as plt
-
-    from attnad import plots
-
-    for title, column in maps.items():
-        if len(column) != len(pictures):
-            raise ValueError(f"{title}: {len(column)} maps for {len(pictures)} pictures")
-    rows, columns = len(pictures), 1 + len(maps)
-    if across:
-        rows, columns = columns, rows
-    cell = width / (columns + 0.35)  # the row titles take a third of a panel
-    fig, axes = plt.subplots(rows, columns, figsize=(width, cell * rows + 0.3), squeeze=False)
-    panels = axes.T if across else axes  # a row of panels for each picture
-    for row, picture in enumerate(pictures.values()):
-        shown = np.asarray(picture).transpose(1, 2, 0).clip(0, 1)
-        outline = None if outlines is None else outlines[row]
-        panels[row, 0].imshow(shown)
-        for ax, column in zip(panels[row, 1:], maps.values(), strict=True):
-            _explanation(ax, shown, np.asarray(column[row]))
-        for ax in panels[row]:
-            if outline is not None and outline.any() and ax.images:
-                ax.contour(outline.squeeze(), [0.5], colors=[plots.COLOURS[1]], linewidths=1.2)
-            ax.set(xticks=[], yticks=[] if ax.images else [0, 1])
-            ax.spines[:].set_visible(not ax.images)
-    names = [name.replace("_", " ").replace(" ", "\n", 1) for name in pictures]
-    titles = ["picture", *maps]
-    for ax, title in zip(axes[0], names if across else titles, strict=True):
-        ax.set_title(title, fontsize=8 if across else 9)
-    for ax, title in zip(axes[:, 0], titles if across else names, strict=True):
-        ax.set_ylabel(title, fontsize=9 if across else 8)
-    return fig
-
-
 # --- Inside ---------------------------------------------------------------------------------------
-
-
-def _explanation(ax: Axes, shown: np.ndarray, values: np.ndarray) -> None:
-    """A map (h, w) over the picture (H, W, 3), or a gate of each channel (C,) as bars."""
-    height, width = shown.shape[:2]
-    if values.ndim == 1:
-        ax.bar(range(len(values)), values, width=1)
-        ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(0, 1), box_aspect=height / width)
-        return
-    whole = (-0.5, width - 0.5, height - 0.5, -0.5)  # of the picture, whatever the map's resolution
-    ax.imshow(shown.mean(axis=2), cmap="gray", vmin=0, vmax=1)
-    ax.imshow(stretched(values), cmap="viridis", vmin=0, vmax=1, alpha=0.65, extent=whole)
 
 
 class _Mark(nn.Module):
@@ -313,9 +242,3 @@ def _tensor(images: Images) -> Tensor:
     if tensor.ndim != 4 or tensor.shape[1] != 3 or len(tensor) == 0:
         raise ValueError(f"pictures must be (N, 3, H, W), at least one; these are {tuple(tensor.shape)}")
     return tensor
-
-
-def stretched(map_: np.ndarray) -> np.ndarray:
-    """From 0 to 1; all zero if it is the same everywhere."""
-    low, high = map_.min(), map_.max()
-    return (map_ - low) / (high - low) if high > low else np.zeros_like(map_)

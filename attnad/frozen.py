@@ -76,8 +76,11 @@ class Backbone(nn.Module, ABC):
             tensors: changed in place.
             point, block: where the gate was: which one of the point's blocks.
             mean: (C,) by which it multiplied each channel, on average.
+
+        Raises:
+            TypeError: no weights of this network were trained along with gates.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no weights that were trained along with gates")
+        raise TypeError(f"no weights of {type(self).__name__} were trained along with gates")
 
     def attention_parameters(self) -> list[nn.Parameter]:
         """The parameters of all attention blocks: the only ones that are ever trained."""

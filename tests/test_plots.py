@@ -1,5 +1,6 @@
 """Drawing functions that several chapters share."""
 
+import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
@@ -22,3 +23,17 @@ def test_an_arrow_to_a_box_that_does_not_exist_is_an_error():
     with pytest.raises(KeyError, match="c"):
         plots.diagram(ax, {"a": (0, 0, "picture", None)}, [("a", "c")])
     plt.close(fig)
+
+
+def test_figure_has_a_panel_for_each_map():
+    pictures = np.random.default_rng(1).random((2, 3, 32, 32))
+    maps = {title: np.random.default_rng(0).random((2, 32, 32)) for title in ("none", "SE", "CBAM")}
+    outline = np.zeros((1, 32, 32), bool)
+    outline[0, 4:9, 4:9] = True
+    fig = plots.side_by_side({"a b": pictures[0], "c": pictures[1]}, maps, [outline, None])
+    assert len(fig.axes) == 8 and [ax.get_title() for ax in fig.axes[:4]] == ["picture", "none", "SE", "CBAM"]
+    across = plots.side_by_side({"a b": pictures[0], "c": pictures[1]}, maps, across=True)
+    assert [ax.get_title() for ax in across.axes[:2]] == ["a\nb", "c"] and len(across.axes) == 8
+    assert [ax.get_ylabel() for ax in across.axes[::2]] == ["picture", "none", "SE", "CBAM"]
+    with pytest.raises(ValueError, match="SE: 1 maps for 2 pictures"):
+        plots.side_by_side({"a": pictures[0], "b": pictures[1]}, maps | {"SE": maps["SE"][:1]})

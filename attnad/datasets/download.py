@@ -158,14 +158,7 @@ def extract(archive: Path, target: Path) -> None:
                 tar.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # type: ignore[arg-type]
         else:
             raise DataError(f"{archive}: neither a zip nor a tar file; download it again")
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-        OSError,
-    ) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, OSError) as error:
         raise DataError(
             f"{archive}: cannot be unpacked ({error}); download it again, and see that the disk has room"
         ) from None

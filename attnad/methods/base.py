@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Frozen:
 Pictures = Dataset | Tensor | np.ndarray
 
 
-class Detector(Kept):
+class Detector(Kept, ABC):
     """An anomaly detector: ``Method(...).fit(train).predict(test)``.
 
     A method says in `frozen` what of it never changes, in `loss` what is minimised over the rest, and in
@@ -83,28 +84,28 @@ class Detector(Kept):
 
     # --- What a method fills in -------------------------------------------------------------------
 
+    @abstractmethod
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """Everything about (B, 3, H, W) pictures that training cannot change: tensors (B, ...)."""
-        raise NotImplementedError
 
     def begin(self, state: Frozen | None) -> None:
         """Called once before the first epoch, with the whole frozen part where it is cached."""
 
     def loss(self, state: list[Tensor], generator: torch.Generator) -> Tensor:
-        """What is minimised, for one batch of what `frozen` returned."""
-        raise NotImplementedError
+        """What is minimised, for one batch of what `frozen` returned; a method of no epochs has none."""
+        raise TypeError(f"{type(self).__name__} has nothing to train")
 
+    @abstractmethod
     def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """(B,) scores and (B, H', W') maps or None, for one batch of what `frozen` returned."""
-        raise NotImplementedError
 
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """The method's optimiser over `trainable()`."""
-        raise NotImplementedError
+        """The method's optimiser over `trainable()`; a method of no epochs has none."""
+        raise TypeError(f"{type(self).__name__} has nothing to train")
 
+    @abstractmethod
     def frozen_name(self) -> str:
         """Names the frozen part: two detectors of the same name can share what they precomputed."""
-        raise NotImplementedError
 
     def end_of_epoch(self) -> dict:
         """Figures that a method adds to the epoch's entry in `history`."""

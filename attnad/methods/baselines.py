@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -47,13 +48,13 @@ class _Untrained(PooledDetector):
         self.register_buffer("std", torch.ones(self.width))
         self.register_buffer("reference", torch.zeros(0, self.width))
 
+    @abstractmethod
     def refer(self, embedding: Tensor) -> Tensor:
         """What is kept of the training embeddings, standardised: (N*V, D) -> (?, D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def distance(self, embedding: Tensor) -> Tensor:
         """Standardised embeddings (M, D) -> their distance to the reference (M,)."""
-        raise NotImplementedError
 
     def begin(self, state: Frozen | None) -> None:
         assert state is not None  # cache is always on
