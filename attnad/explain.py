@@ -15,17 +15,14 @@ import torchvision.transforms.functional as TF
 from torch import Tensor, nn
 
 from attnad.attention import Gate
-from attnad.datasets.base import Dataset
-from attnad.frozen import Backbone
+from attnad.frozen import CHUNK, Backbone
 from attnad.maps import smooth
-from attnad.methods.base import Detector
+from attnad.methods.base import Detector, Pictures, stacked
 from attnad.methods.pooled import PooledDetector
-from attnad.methods.pyramid import CHUNK, PyramidDetector
-
-Images = Dataset | Tensor | np.ndarray
+from attnad.methods.pyramid import PyramidDetector
 
 
-def grad_cam(detector: Detector, images: Images, layer: str | None = None) -> np.ndarray:
+def grad_cam(detector: Detector, images: Pictures, layer: str | None = None) -> np.ndarray:
     """Grad-CAM (Selvaraju et al., ICCV 2017) of the anomaly score, by the package pytorch-grad-cam.
 
     The channels of a feature map, each weighted by the mean over positions of the score's derivative with
@@ -74,7 +71,7 @@ def grad_cam(detector: Detector, images: Images, layer: str | None = None) -> np
 
 
 def gradient_maps(
-    detector: Detector, images: Images, views: int | None = None, sigma: float = 3.0
+    detector: Detector, images: Pictures, views: int | None = None, sigma: float = 3.0
 ) -> np.ndarray:
     """Gradient of the anomaly score with respect to the picture, mean over rotations (DifferNet, 2021).
 
@@ -134,8 +131,10 @@ def attention_maps(detector: Detector, image: np.ndarray | Tensor) -> dict[str, 
 
     handles = [
         module.register_forward_hook(partial(remember, name))
-        for name, block in _blocks(extractor) for module in block.modules() if isinstance(module, Gate)
-    ]  # fmt: skip
+        for name, block in extractor.blocks_in_order()
+        for module in block.modules()
+        if isinstance(module, Gate)
+    ]
     try:
         extractor(check(detector).resized(_tensor(image[None])).to(detector.device))
     finally:
@@ -216,29 +215,16 @@ def check(detector: Detector) -> PyramidDetector:
 
 def _last_convolution(extractor: Backbone) -> str:
     """The last step with a convolution, without those that are attention blocks themselves."""
-    blocks = {id(block) for _, block in _blocks(extractor)}
+    blocks = {id(block) for _, block in extractor.blocks_in_order()}
     return next(
         name for name, step in reversed(extractor.steps())
         if id(step) not in blocks and any(isinstance(module, nn.Conv2d) for module in step.modules())
     )  # fmt: skip
 
 
-def _blocks(extractor: Backbone) -> list[tuple[str, nn.Module]]:
-    """(name, block) of all attention blocks; the blocks of one point are numbered."""
-    named: list[tuple[str, nn.Module]] = []
-    for point, found in extractor.attention.items():
-        if isinstance(found, list):
-            named += [(f"{point}.{number}", block) for number, block in enumerate(found)]
-        else:
-            named.append((point, found))
-    return named
-
-
-def _tensor(images: Images) -> Tensor:
+def _tensor(images: Pictures) -> Tensor:
     """(N, 3, H, W) float32."""
-    if isinstance(images, Dataset):
-        images = np.array([sample.image for sample in images])
-    tensor = torch.as_tensor(images).float()
+    tensor = stacked(images)
     if tensor.ndim != 4 or tensor.shape[1] != 3 or len(tensor) == 0:
         raise ValueError(f"pictures must be (N, 3, H, W), at least one; these are {tuple(tensor.shape)}")
     return tensor

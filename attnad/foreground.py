@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from attnad.backbones import make_backbone
-from attnad.datasets.base import Dataset, Sample
 from attnad.maps import resize, upsample
-from attnad.methods.base import Prediction
-
-Pictures = Dataset | np.ndarray | Iterable[Sample]
+from attnad.methods.base import Pictures, Prediction, stacked
 
 
 class Foreground:
@@ -33,7 +28,6 @@ class Foreground:
         backbone, weights: see `attnad.backbones.make_backbone`.
         levels: which of its levels are read; the grid is that of the first.
         image_size: pictures are resized to this many pixels, squared.
-        grow: the masks are widened by so many cells of the grid in all directions.
     """
 
     def __init__(
@@ -42,10 +36,10 @@ class Foreground:
         weights: str | None = "imagenet",
         levels: tuple[str, ...] = ("stride8", "stride16"),
         image_size: int = 128,
-        grow: int = 0,
     ):
-        self.extractor = make_backbone(backbone, weights, levels=levels)
-        self.image_size, self.grow = image_size, grow
+        extractor = make_backbone(backbone, weights, levels=levels)
+        self.extractor = extractor.to(memory_format=torch.channels_last)
+        self.image_size = image_size
         self.direction = torch.zeros(0)
 
     def fit(self, images: Pictures, objects: np.ndarray | None = None) -> Foreground:
@@ -103,17 +97,12 @@ class Foreground:
 
     def masks(self, images: Pictures) -> np.ndarray:
         """N pictures of H x W -> (N, H, W) float32: 1 foreground, 0 background, soft at the edge."""
-        images = _stacked(images)
-        grid = (self.values(images) > 0).float()
-        if self.grow:
-            grid = F.max_pool2d(grid, 2 * self.grow + 1, 1, self.grow)
-        return upsample(grid, images.shape[-2:]).numpy()
+        return as_masks(self.values(images), tuple(stacked(images, [0]).shape[-2:]))
 
-    @torch.no_grad()
     def _levels(self, images: Pictures) -> list[Tensor]:
-        chunks = torch.from_numpy(_stacked(images)).float().split(32)
-        parts = [self.extractor(resize(chunk, self.image_size)) for chunk in chunks]
-        return [torch.cat(level) for level in zip(*parts, strict=True)]
+        if len(images) == 0:
+            raise ValueError("there are no pictures")
+        return self.extractor.in_chunks(resize(stacked(images), self.image_size))
 
     def _joined(self, levels: list[Tensor]) -> Tensor:
         """Levels (N, C_k, h_k, w_k) -> (N, h, w, C) on the grid of the first."""
@@ -123,6 +112,21 @@ class Foreground:
             for level, spread in zip(levels, self.spreads, strict=True)
         ]
         return torch.cat(same, dim=1).permute(0, 2, 3, 1)
+
+
+def as_masks(values: Tensor, size: tuple[int, int], grow: int = 0) -> np.ndarray:
+    """What `Foreground.values` says, as masks of pictures.
+
+    Args:
+        values: (N, h, w), above 0 for foreground.
+        size: (H, W) of the pictures.
+        grow: the foreground is widened by so many cells of the grid in all directions.
+
+    Returns:
+        (N, H, W) float32.
+    """
+    grid = F.max_pool2d((values > 0).float(), 2 * grow + 1, 1, grow)
+    return upsample(grid, size).numpy()
 
 
 def otsu(values: np.ndarray, bins: int = 256) -> float:
@@ -171,11 +175,3 @@ def iou(masks: np.ndarray, objects: np.ndarray) -> np.ndarray:
     masks, objects = np.asarray(masks) > 0.5, np.asarray(objects, dtype=bool)
     both, either = (masks & objects).sum(axis=(1, 2)), (masks | objects).sum(axis=(1, 2))
     return np.where(either > 0, both / np.maximum(either, 1), 1.0)
-
-
-def _stacked(images: Pictures) -> np.ndarray:
-    """(N, 3, H, W) float32."""
-    arrays = images if isinstance(images, np.ndarray) else [sample.image for sample in images]
-    if len(arrays) == 0:
-        raise ValueError("there are no pictures")
-    return np.asarray(arrays, dtype=np.float32)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnad.attention import Attention
 
+CHUNK = 32  # pictures that go through a network at a time: more do not fit a CPU's cache, and slow it down
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -26,11 +27,13 @@ class Backbone(nn.Module, ABC):
     Attributes:
         channels: of each returned level.
         attention: the blocks by point; the same modules that run inside the network.
+        distilled_with: the attention that its weights were trained along with, None for none.
     """
 
     all_levels: tuple[str, ...]
     all_points: tuple[str, ...]
     mean, std = IMAGENET_MEAN, IMAGENET_STD
+    distilled_with: str | None = None
     _mean: Tensor
     _std: Tensor
 
@@ -82,12 +85,17 @@ class Backbone(nn.Module, ABC):
         """
         raise TypeError(f"no weights of {type(self).__name__} were trained along with gates")
 
+    def blocks_in_order(self) -> list[tuple[str, nn.Module]]:
+        """(name, attention block): the point, and where a point has several the number of the block too."""
+        named: list[tuple[str, nn.Module]] = []
+        for point, found in self.attention.items():
+            several = isinstance(found, list)
+            named += [(f"{point}.{i}", b) for i, b in enumerate(found)] if several else [(point, found)]
+        return named
+
     def attention_parameters(self) -> list[nn.Parameter]:
         """The parameters of all attention blocks: the only ones that are ever trained."""
-        blocks = nn.ModuleList()
-        for found in self.attention.values():
-            blocks.extend(found if isinstance(found, list) else [found])
-        return list(blocks.parameters())
+        return list(nn.ModuleList(block for _, block in self.blocks_in_order()).parameters())
 
     def freeze(self, train_attention: bool = False) -> Backbone:
         """Fix every weight; with `train_attention`, all but those of the attention blocks."""
@@ -123,6 +131,12 @@ class Backbone(nn.Module, ABC):
         with torch.no_grad():
             x, passed = self._run(steps[:split], (images - self._mean) / self._std)
         return passed if split == len(steps) else [*passed, x]
+
+    def in_chunks(self, images: Tensor) -> list[Tensor]:
+        """`frozen_part`, a few pictures at a time, in the layout of memory that is fast on a CPU."""
+        chunks = images.contiguous(memory_format=torch.channels_last).split(CHUNK)
+        parts = [self.frozen_part(chunk) for chunk in chunks]
+        return parts[0] if len(parts) == 1 else [torch.cat(level) for level in zip(*parts, strict=True)]
 
     def trained_part(self, state: list[Tensor]) -> list[Tensor]:
         """From the state that `frozen_part` returned to all levels, each (B, C, H', W')."""

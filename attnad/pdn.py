@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnad.attention import Attention, make_attention
 from attnad.frozen import IMAGENET_MEAN, IMAGENET_STD
-from attnad.weights import WeightsUnavailable, distilled_file
+from attnad.weights import WeightsUnavailable, distilled
 
 CHANNELS = 384  # of the teacher's description of a patch
 
@@ -104,8 +104,10 @@ def load_teacher(teacher: PDN | str | Path | None, size: str) -> PDN:
         return network
     if isinstance(teacher, PDN):
         tensors, name = teacher.state_dict(), "this network"
+    elif teacher == "distilled":
+        tensors, name = distilled(f"pdn_{size.lower()}"), "the distilled teacher"
     else:
-        file = distilled_file(f"pdn_{size.lower()}") if teacher == "distilled" else Path(teacher)
+        file = Path(teacher)
         if not file.exists():
             raise WeightsUnavailable(
                 f"There is no teacher at {file}. Make one in some minutes with "

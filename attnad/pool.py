@@ -148,7 +148,7 @@ def make_pool(
     """Write `crops` altered crops and the teacher's levels of each, in files of `CHUNK`; go on if some exist.
 
     Args:
-        folder: of all pools. This one's name in it depends on everything that changes its contents.
+        folder: of all pools. This one's name in it depends on the files, the teacher, the size and the seed.
         files: pictures, see `read_pictures`.
 
     Returns:
@@ -169,11 +169,8 @@ def make_pool(
         for index, part in tqdm(missing, f"pool of {crops} crops", unit="chunk", smoothing=0.1):
             rng = np.random.default_rng([seed, index])
             images = torch.stack([altered_crop(pictures, shares, size, rng) for _ in range(CHUNK)])
-            levels = []
-            with torch.no_grad():
-                for few in images.split(32):
-                    levels.append(teacher((few.float() / 255).contiguous(memory_format=torch.channels_last)))
-            stacked = {name: torch.cat(level).half() for name, level in zip(LEVELS, zip(*levels))}
+            levels = zip(LEVELS, teacher.in_chunks(images.float() / 255), strict=True)
+            stacked = {name: level.half() for name, level in levels}
             write(part, {"images": images, **stacked}, made_of | {"chunk": index})
     return parts, made_of | {"crops": crops}
 

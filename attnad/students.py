@@ -48,6 +48,7 @@ class Student(nn.Module):
             step = place if place in names else f"features.{AlexNet.after[place]}"
             self.asked_at.append((step, level))
             self.heads.append(nn.LazyConv2d(LEVELS[level], 1))
+        self.backbone.levels = tuple(dict.fromkeys(step for step, _ in self.asked_at))
         self.eval()(torch.zeros(1, 3, SIZE, SIZE))  # the heads learn how wide their levels are
 
     def train(self, mode: bool = True) -> Student:
@@ -58,10 +59,7 @@ class Student(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> for each question the answer (B, C, H', W')."""
-        reached, x = {}, (images - self.backbone._mean) / self.backbone._std
-        for name, module in self.backbone.steps():
-            x = module(x)
-            reached[name] = x
+        reached = dict(zip(self.backbone.levels, self.backbone(images), strict=True))
         return [head(reached[step]) for head, (step, _) in zip(self.heads, self.asked_at, strict=True)]
 
     def targets(self, levels: dict[str, Tensor]) -> list[Tensor]:
@@ -92,9 +90,9 @@ class Student(nn.Module):
         for hook in hooks:
             hook.remove()
         found = {}
-        for point, blocks in self.backbone.attention.items():
-            for i, block in enumerate(blocks if isinstance(blocks, list) else [blocks]):
-                found[f"mean_gate.{point}.{i}"] = math.prod(means[m] for m in block.modules() if m in means)
+        for name, block in self.backbone.blocks_in_order():
+            number = "" if "." in name else ".0"
+            found[f"mean_gate.{name}{number}"] = math.prod(means[m] for m in block.modules() if m in means)
         return found
 
 

@@ -71,8 +71,8 @@ def distilled(name: str, attention: str | None = None) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         there = ", ".join(sorted(path.stem for path in DISTILLED.glob("*.safetensors"))) or "none"
         raise WeightsUnavailable(
-            f"There are no distilled weights at {file}; there are: {there}. Others are made with "
-            f"python -m attnad distill {name}{f' --attention {attention}' if attention else ''}"
+            f"There are no distilled weights at {file}; there are: {there}. python -m attnad distill makes "
+            "those of alexnet and resnet18, with or without --attention, and of pdn_s"
         ) from error
     except SafetensorError as error:
         raise WeightsUnavailable(f"{file} is damaged ({error}): install attnad again") from error
@@ -99,16 +99,15 @@ def distilled_for(backbone: Backbone, name: str, attention: Attention | None) ->
         ValueError: a level for which there are none.
         WeightsUnavailable: see `distilled`.
     """
-    trained = distilled_gates(name, attention) if backbone.points else None
-    tensors = distilled(name, trained)
+    backbone.distilled_with = distilled_gates(name, attention) if backbone.points else None
+    tensors = distilled(name, backbone.distilled_with)
     for key in [key for key in tensors if key.startswith("mean_gate.")]:
         _, point, block = key.split(".")
         mean = tensors.pop(key)
         if point not in backbone.points:
             backbone.absorb(tensors, point, int(block), mean)
-    names = {
-        key.replace("original.", ""): key for key in backbone.state_dict()
-    }  # of a shuffled gate's inside
+    # A shuffled gate has the trained one inside.
+    names = {key.replace("original.", ""): key for key in backbone.state_dict()}
     tensors = {names.get(key, key): tensor for key, tensor in tensors.items()}
     gates = {id(parameter) for parameter in backbone.attention_parameters()}
     for key, parameter in backbone.named_parameters():

@@ -26,7 +26,7 @@ from scipy import ndimage, stats
 
 from attnad import datasets, metrics
 from attnad.cells import few
-from attnad.foreground import Foreground, iou, weighted
+from attnad.foreground import Foreground, as_masks, iou, weighted
 from attnad.methods import CentrePrior, Prediction
 from attnad.results import DATA, provenance
 from attnad.sizes import METHODS
@@ -152,10 +152,9 @@ class Scene:
         centre = CentrePrior(SIZE, device="cpu").predict(self.images[:1]).maps[0]
         self.masks = {}
         for key, (images, _, _, true) in self.tests.items():
-            masks = {"none": 1.0, "component": component.masks(images), "segmenter": taught.masks(images)}
-            taught.grow = 2
-            masks["segmenter, grown"] = taught.masks(images)
-            taught.grow = 0
+            values, size = taught.values(images), (SIZE, SIZE)
+            masks = {"none": 1.0, "component": component.masks(images), "segmenter": as_masks(values, size)}
+            masks["segmenter, grown"] = as_masks(values, size, grow=2)
             if true is not None:
                 masks["true mask"] = true.astype(np.float32)
                 reach = np.ones((1, 33, 33), bool)  # 16 pixels, as far as two cells of the grid

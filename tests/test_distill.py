@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from attnad import distill, pool
-from attnad.attention import SqueezeExcitation
+from attnad.attention import RandomGate, SqueezeExcitation
 from attnad.backbones import make_backbone
 from attnad.datasets.images import DataError
 from attnad.methods import DifferNet
@@ -252,9 +252,7 @@ def test_a_gate_left_out_leaves_its_mean_behind(fake):
 def test_what_there_is_not_is_said(fake):
     with pytest.raises(ValueError, match=r"layer4.*choose levels other than"):
         make_backbone("resnet18", "distilled", levels=["layer4"])
-    with pytest.raises(
-        WeightsUnavailable, match=r"there are: alexnet, alexnet-se.*attnad distill wide_resnet50_2"
-    ):
+    with pytest.raises(WeightsUnavailable, match=r"there are: alexnet, alexnet-se.*attnad distill makes"):
         make_backbone("wide_resnet50_2", "distilled")
     with pytest.raises(ValueError, match="'distilled'"):
         make_backbone("alexnet", "coco")
@@ -299,3 +297,16 @@ def test_networks_distilled_with_different_gates_do_not_share_features():
     assert len(set(names[:3])) == 3 and names[3] == names[0]
     weights = [detector.extractor.features[0].weight for detector in made]
     assert torch.equal(weights[3], weights[0]) and not torch.equal(weights[1], weights[0])
+
+
+def test_a_frozen_gate_in_front_of_a_trained_one_is_named_with_its_seed(fake):
+    """Its values follow the seed, and nobody trains them, whatever trains the gate behind it."""
+
+    def mixed(channels):
+        return RandomGate(channels) if channels == 64 else SqueezeExcitation(channels)
+
+    names = [
+        DifferNet(weights="distilled", attention=mixed, device="cpu", hidden=4, seed=seed).frozen_name()
+        for seed in (0, 1)
+    ]
+    assert names[0] != names[1] and "untrained" in names[0]

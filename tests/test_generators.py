@@ -155,3 +155,15 @@ def test_unknown_defect_is_named():
 def test_any_size(size):
     for module, category in ((powerline, "glass_insulator"), (powerline, "yoke_suspension"), (wafer, "chip")):
         assert module.picture(category, size=size)[0].shape == (3, size, size)
+
+
+def test_the_path_of_a_drawn_picture_tells_its_knobs():
+    """What is kept of a picture under its path must not be taken for another's."""
+
+    def path(name, **knobs):
+        return datasets.load(name, split="test", size=32, **knobs)[0].path
+
+    assert path("powerline") == "powerline/glass_insulator/test/good/0-0"
+    assert len({path("powerline", **k) for k in ({}, {"roof": True}, {"light": 0.5}, {"scale": 1.5})}) == 4
+    assert path("wafer") == "wafer/chip/test/good/0-0"
+    assert len({path("wafer", **k) for k in ({}, {"light": 0.5}, {"defect_size": 2})}) == 3

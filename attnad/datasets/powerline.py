@@ -102,12 +102,13 @@ def load(
     SOURCE.check_category(category)
     look = Look(clutter, light, scale, defect_size, corrosion, annotation, roof)
     kinds = ASSETS[category][1]
+    knobs = "".join(f" {k}={v}" for k, v in vars(look).items() if v != getattr(Look, k))
     defects = ["good"] * (train_count if split == "train" else test_count)
     if split == "test":
         defects += [kinds[i % len(kinds)] for i in range(test_count)]
     records = [
         Record(
-            int(defect != "good"), defect, f"powerline/{category}/{split}/{defect}/{seed}-{i}",
+            int(defect != "good"), defect, f"powerline/{category}/{split}/{defect}/{seed}-{i}{knobs}",
             partial(_read, category, split, i, seed, defect, look),
         )
         for i, defect in enumerate(defects)

@@ -56,12 +56,14 @@ def load(
         DataError: a category that does not exist, or a knob out of range.
     """
     _check(category, light, defect_size)
+    knobs = f" light={light}" if light is not None else ""
+    knobs += f" defect_size={defect_size}" if defect_size != 1 else ""
     defects = ["good"] * (train_count if split == "train" else test_count)
     if split == "test":
         defects += [DEFECTS[i % len(DEFECTS)] for i in range(test_count)]
     records = [
         Record(
-            int(defect != "good"), defect, f"wafer/{category}/{split}/{defect}/{seed}-{i}",
+            int(defect != "good"), defect, f"wafer/{category}/{split}/{defect}/{seed}-{i}{knobs}",
             partial(_read, category, split, i, seed, defect, light, defect_size),
         )
         for i, defect in enumerate(defects)

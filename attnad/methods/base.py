@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attnad.datasets.base import Dataset
+from attnad.datasets.base import Dataset, Sample
 from attnad.maps import upsample
 from attnad.methods.files import Kept
 
@@ -53,7 +53,7 @@ class Frozen:
         return len(self.tensors[0])
 
 
-Pictures = Dataset | Tensor | np.ndarray
+Pictures = Dataset | Sequence[Sample] | Tensor | np.ndarray
 
 
 class Detector(Kept, ABC):
@@ -219,7 +219,7 @@ class Detector(Kept, ABC):
             if isinstance(dataset, Frozen):
                 yield [tensor[chosen].to(self.device) for tensor in dataset.tensors]
             else:
-                images = _images(dataset, chosen.tolist()).to(self.device)
+                images = stacked(dataset, chosen.tolist()).to(self.device)
                 yield self._frozen(images, True, generator)
 
     def _frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
@@ -243,7 +243,7 @@ class Detector(Kept, ABC):
         whole: list[Tensor] = []
         size: tuple[int, int] | None = None
         for chosen in self._in_order(dataset, "frozen features"):
-            images = _images(dataset, chosen.tolist()).to(self.device)
+            images = stacked(dataset, chosen.tolist()).to(self.device)
             state, size = self._frozen(images, training, generator), (images.shape[2], images.shape[3])
             if not whole:  # all the memory at once, and only once
                 whole = [torch.empty(len(dataset), *tensor.shape[1:]) for tensor in state]
@@ -274,7 +274,7 @@ class Detector(Kept, ABC):
             if isinstance(dataset, Frozen):
                 state, size = [tensor[chosen].to(self.device) for tensor in dataset.tensors], dataset.size
             else:
-                images = _images(dataset, chosen.tolist()).to(self.device)
+                images = stacked(dataset, chosen.tolist()).to(self.device)
                 state, size = self._frozen(images, False, generator), (images.shape[2], images.shape[3])
             score, map_ = self.score(state)
             scores.append(score.float().cpu())
@@ -288,9 +288,9 @@ class Detector(Kept, ABC):
         return tqdm(batches, f"{type(self).__name__}: {what}", unit="batch", leave=False)
 
 
-def _images(dataset: Pictures, indices: list[int]) -> Tensor:
-    """The pictures at `indices`, (B, 3, H, W) float32."""
+def stacked(dataset: Pictures, indices: list[int] | None = None) -> Tensor:
+    """The pictures at `indices`, or all of them: (B, 3, H, W) float32."""
     if isinstance(dataset, Tensor):
-        return dataset[indices].float()
-    items = (dataset[i] for i in indices)
-    return torch.from_numpy(np.stack([getattr(item, "image", item) for item in items]).astype(np.float32))
+        return (dataset if indices is None else dataset[indices]).float()
+    items = dataset if indices is None else (dataset[i] for i in indices)
+    return torch.from_numpy(np.asarray([getattr(item, "image", item) for item in items], dtype=np.float32))

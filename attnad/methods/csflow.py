@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attnad.attention import Attention
 from attnad.flows import cross_scale_flow, negative_log_likelihood
 from attnad.maps import upsample
-from attnad.methods.pyramid import CHUNK, PyramidDetector
+from attnad.methods.pyramid import PyramidDetector
 from attnad.seeding import seeded
 
 SCALES = 3
@@ -101,12 +101,11 @@ class CSFlow(PyramidDetector):
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """(B, 3, H, W) -> the level at three scales, tensors (B, C, h, w)."""
-        state = []
+        images, state = self.resized(images), []
         for scale in range(SCALES):
             size = (self.image_size // 2**scale,) * 2
-            scaled = F.interpolate(self.resized(images), size)  # nearest, as in the authors' code
-            chunks = scaled.contiguous(memory_format=torch.channels_last).split(CHUNK)
-            state.append(torch.cat([self.extractor(chunk)[0] for chunk in chunks]))
+            scaled = F.interpolate(images, size)  # nearest, as in the authors' code
+            state += self.extractor.in_chunks(scaled)
         return state
 
     def frozen_name(self) -> str:

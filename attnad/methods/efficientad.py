@@ -15,7 +15,7 @@ from torchvision.transforms import functional as TF
 
 from attnad.attention import Attention
 from attnad.maps import peak, resize, upsample
-from attnad.methods.base import Detector, Frozen, _images
+from attnad.methods.base import Detector, Frozen, stacked
 from attnad.pdn import CHANNELS, PDN, Autoencoder, load_teacher
 from attnad.seeding import seeded
 
@@ -167,7 +167,7 @@ class EfficientAD(Detector):
             if isinstance(dataset, Frozen):
                 yield [tensor[chosen].to(self.device) for tensor in dataset.tensors[:2]]
             else:
-                images = _images(dataset, chosen.tolist()).to(self.device)
+                images = stacked(dataset, chosen.tolist()).to(self.device)
                 yield self._frozen(images, False, torch.Generator())
 
     # --- Maps -------------------------------------------------------------------------------------

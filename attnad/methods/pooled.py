@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attnad.attention import Attention
+from attnad.frozen import CHUNK
 from attnad.methods.base import Frozen
-from attnad.methods.pyramid import CHUNK, PyramidDetector
+from attnad.methods.pyramid import PyramidDetector
 
 
 class PooledDetector(PyramidDetector):

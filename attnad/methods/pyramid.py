@@ -13,9 +13,6 @@ from attnad.backbones import make_backbone
 from attnad.maps import resize
 from attnad.methods.base import Detector
 from attnad.seeding import seeded
-from attnad.weights import distilled_gates
-
-CHUNK = 32  # pictures that go through the backbone at a time: more do not fit a CPU's cache, and slow it down
 
 
 class PyramidDetector(Detector):
@@ -59,8 +56,7 @@ class PyramidDetector(Detector):
             return None
         if self.gates_are_trained():
             return self.trained_by
-        known = self.weights == "distilled" and distilled_gates(self.backbone, self.attention)
-        return "distilled" if known else "untrained"
+        return "distilled" if self.extractor.distilled_with else "untrained"
 
     def gates_are_trained(self) -> bool:
         """Whether there is anything in the backbone that training changes."""
@@ -77,9 +73,7 @@ class PyramidDetector(Detector):
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """(B, 3, H, W) -> what the backbone's frozen part makes of it: its levels, if no gate is trained."""
-        images = self.resized(images).contiguous(memory_format=torch.channels_last)
-        parts = [self.extractor.frozen_part(chunk) for chunk in images.split(CHUNK)]
-        return parts[0] if len(parts) == 1 else [torch.cat(level) for level in zip(*parts, strict=True)]
+        return self.extractor.in_chunks(self.resized(images))
 
     def features(self, state: list[Tensor]) -> list[Tensor]:
         """What `frozen` returned -> one feature map (B, C, h, w) for each level."""
@@ -89,12 +83,11 @@ class PyramidDetector(Detector):
         """Everything that the frozen features depend on."""
         names = [name for name, _ in self.extractor.steps()[: self.extractor.split()]]
         before = [p for p in self.extractor.points if p in names or f"{p}.0" in names]
-        gates = f", {self.gates} {self.attention} at {', '.join(before)}" if before else ""
-        seed = f", seed {self.seed}" if (before and self.gates == "untrained") or self.weights is None else ""
-        weights = str(self.weights)
-        if self.weights == "distilled" and self.extractor.points:
-            trained = distilled_gates(self.backbone, self.attention)  # each brought a network of its own
-            weights += f" with {trained}" if trained else ""
+        along = self.extractor.distilled_with  # each attention brought a network of its own
+        weights = f"{self.weights} with {along}" if along else self.weights
+        kind = "distilled" if along else "untrained"
+        gates = f", {kind} {self.attention} at {', '.join(before)}" if before else ""
+        seed = f", seed {self.seed}" if (before and not along) or self.weights is None else ""
         return (
             f"{self.backbone} ({weights}) {', '.join(self.extractor.levels)} up to {names[-1]}"
             f"{gates}{seed}, {self.image_size} px"
