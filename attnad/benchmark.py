@@ -85,7 +85,7 @@ def plan(
     for (name, category), attention, place in itertools.product(pairs, attentions, points):
         if attention == "none" and place != points[0]:
             continue  # without attention there is no place to vary
-        for seed, method in itertools.product(seeds, methods):
+        for method, seed in itertools.product(methods, seeds):
             where = "" if attention == "none" else place
             cells.append(Cell(method, attention, where, name, category, seed, profile, written, *limits))
     return list(dict.fromkeys(cells))  # a name given twice is still one run
@@ -100,6 +100,7 @@ class Table:
 
     def __init__(self, path: str | Path, cells: Sequence[Cell]):
         self.path, self.cells = Path(path), cells
+        self.wanted = dict.fromkeys(cell.command() for cell in cells)
         self.scores_path = self.path.with_name(self.path.stem + "_scores.npz")
         self.rows: dict[str, list[dict]] = {}
         self.scores: dict[str, np.ndarray] = {}
@@ -120,8 +121,7 @@ class Table:
         self.rows[cell.command()] = outcome.rows
         if outcome.scores is not None and outcome.labels is not None:
             self.scores[cell.command()] = np.stack([outcome.labels.astype(np.float32), outcome.scores])
-        wanted = [cell.command() for cell in self.cells]
-        order = [*(c for c in self.rows if c not in set(wanted)), *(c for c in wanted if c in self.rows)]
+        order = [*(c for c in self.rows if c not in self.wanted), *(c for c in self.wanted if c in self.rows)]
         packed, text = io.BytesIO(), io.StringIO(newline="")
         np.savez_compressed(packed, **{name: self.scores[name] for name in order if name in self.scores})
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

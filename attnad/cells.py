@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import io
 import json
 import shlex
@@ -18,7 +17,8 @@ import numpy as np
 
 from attnad import datasets, metrics, results
 from attnad.datasets.base import Dataset
-from attnad.methods import Detector, Frozen
+from attnad.methods import Detector
+from attnad.methods.base import Shared
 from attnad.sizes import METHODS, SIZES
 
 LOOKS = 10  # at the test set, spread over the epochs, for the protocol "best"
@@ -125,34 +125,18 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-_frozen: dict[tuple, Frozen] = {}  # of the cells before: seeds and attentions often share the frozen part
+_shared: dict[tuple, Shared] = {}  # of the cells before: seeds and attentions often share the frozen part
 
 
-def frozen_features(detector: Detector, pictures: Dataset, training: bool) -> Frozen:
-    """What the detector's frozen part makes of pictures, computed once for all that share it.
-
-    Kept for a few parts of one category: call it for one category after the other.
-    """
-    # The name tells the network. What it is shown (views, noise) follows from the other arguments and, only
-    # in training, from the seed.
-    told = ("attention", "attention_points", "train_attention", "seed")
-    arguments = {name: value for name, value in detector.arguments().items() if name not in told}
-    here = pictures.name, pictures.category
-    key = (
-        here,
-        type(detector),
-        repr(arguments),
-        detector.frozen_name(),
-        training,
-        detector.seed if training else None,
-        pictures.size,
-        *(record.path for record in pictures.records),
-    )
-    if key not in _frozen:
-        if len(_frozen) > 7 or any(other[0] != here for other in _frozen):
-            _frozen.clear()
-        _frozen[key] = detector.precompute(pictures, training)
-    return _frozen[key]
+def shared(cell: Cell, size: int) -> Shared:
+    """The pictures of a cell, with what was frozen for the cells before it; of one category at a time."""
+    category = cell.dataset, cell.category, cell.train, cell.test
+    key = (*category, size)
+    if key not in _shared:
+        if any(other[:-1] != category for other in _shared):
+            _shared.clear()
+        _shared[key] = Shared(*cell.data(size), most=4)
+    return _shared[key]
 
 
 def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
@@ -167,20 +151,19 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
         cell: what to run.
         checkpoint: a file from which an interrupted training goes on.
     """
-    begin, commit = time.perf_counter(), _commit()
-    detector = cell.detector()
+    begin, detector = time.perf_counter(), cell.detector()
+    provenance = results.provenance(str(detector.device))  # before the work: someone may commit meanwhile
     size = detector.image_size
-    train, test = cell.data(size)
-    if detector.cache:
-        fitted, tested = frozen_features(detector, train, True), frozen_features(detector, test, False)
-    else:
-        fitted, tested = train, test
+    pictures = shared(cell, size)
+    train, test = pictures.sets
+    fitted, tested = pictures(detector) if detector.cache else (train, test)
 
     seen: set[int] = set()
 
     def look(detector: Detector, epoch: int) -> dict | None:
         seen.add(epoch)
-        if (detector.epochs - 1 - epoch) % max(1, detector.epochs // LOOKS):
+        left = detector.epochs - 1 - epoch
+        if left == 0 or left % max(1, detector.epochs // LOOKS):  # the last one is judged below
             return None
         return metrics.evaluate(detector.predict(tested), test)
 
@@ -188,7 +171,7 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
     prediction = detector.predict(tested)
     last = metrics.evaluate(prediction, test)
     looks = [entry for entry in detector.history if "image_auroc" in entry]
-    best = max(looks, key=lambda entry: entry["image_auroc"]) if looks else last
+    best = max([*looks, last], key=lambda entry: entry["image_auroc"])
     before = sum(entry["seconds"] for entry in detector.history if entry["epoch"] not in seen)
     known = _row(cell) | {
         "attention_points": "+".join(getattr(getattr(detector, "extractor", None), "points", ())),
@@ -198,7 +181,7 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
         "epochs": detector.epochs, "image_size": size, "train": len(train),
         "test_normal": int((test.labels == 0).sum()), "test_anomalous": int(test.labels.sum()),
         "seconds": round(before + time.perf_counter() - begin, 1),
-    } | results.provenance(str(detector.device)) | {"commit": commit}  # fmt: skip
+    } | provenance  # fmt: skip
     rows = [
         known | {"protocol": protocol} | {name: round(figures.get(name, float("nan")), 4) for name in FIGURES}
         for protocol, figures in (("last", last), ("best", best))
@@ -213,12 +196,6 @@ def _row(cell: Cell) -> dict:
     return row | {"attention_points": cell.points, "command": cell.command(), "protocol": "last"}
 
 
-@functools.cache
-def _commit() -> str:
-    """Of the sources that this process has loaded; later a sweep's checkout may be at another one."""
-    return results.provenance()["commit"]
-
-
 def attempt(cell: Cell, checkpoint: Path | None = None) -> tuple[Cell, Outcome]:
     """`run`, but an error becomes a row that tells it, and the bars of a detector stay out of the sweep's."""
     try:
@@ -230,5 +207,5 @@ def attempt(cell: Cell, checkpoint: Path | None = None) -> tuple[Cell, Outcome]:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
-        known = results.provenance() | {"commit": _commit(), "device": ""}  # it may not have come to one
+        known = results.provenance() | {"device": ""}  # it may not have come to one
         return cell, Outcome([_row(cell) | known | {"error": " ".join(said.split())}])

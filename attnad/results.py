@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -93,8 +94,11 @@ def _device(device: str) -> str:
     return f"{device}: {model}".replace(",", ";")
 
 
+@functools.cache
 def _commit() -> str:
-    """Of the checkout that holds this file; empty for an installed copy, which its version identifies."""
+    """Of the checkout that holds this file, when it was first asked for: that of the sources in this process.
+
+    Empty for an installed copy, which its version identifies."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(_HERE), *arguments]

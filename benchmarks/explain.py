@@ -18,8 +18,9 @@ import pandas as pd
 
 from attnad import comparison, datasets, explain, metrics
 from attnad.agreement import agreement
-from attnad.cells import few, frozen_features
+from attnad.cells import few
 from attnad.methods import CollapseWarning, DifferNet
+from attnad.methods.base import Shared
 from attnad.results import DATA, provenance
 from attnad.sizes import SIZES
 
@@ -36,12 +37,12 @@ def run(train, test, seeds: int) -> tuple[dict, dict]:
     masks = {"defect": np.stack([sample.mask[0] for sample in anomalous])}
     if anomalous[0].object_mask is not None:
         masks["object"] = np.stack([sample.object_mask[0] for sample in anomalous])
-    numbers, scores = {}, {}
+    numbers, scores, shared = {}, {}, Shared(train, test)
     for attention in ATTENTION:
         for seed in range(seeds):
             detector = DifferNet(**SIZES["quick"]["DifferNet"], attention=attention, seed=seed, device="cpu")
-            detector.fit(frozen_features(detector, train, True))
-            tested = frozen_features(detector, test, False)
+            fitted, tested = shared(detector)
+            detector.fit(fitted)
             scores[attention, seed] = test.labels, detector.predict(tested).scores
             behind = detector.extractor.points[-1] if attention else None  # without a gate, both are one
             for where, layer in (("before the gate", None), ("behind the gate", behind)):

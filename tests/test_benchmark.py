@@ -17,8 +17,8 @@ import pytest
 
 import attnad.cells
 from attnad import benchmark, datasets, metrics
-from attnad.cells import COLUMNS, Cell, Outcome, attempt, few, frozen_features, run
-from attnad.methods import RDPP, CollapseWarning
+from attnad.cells import COLUMNS, Cell, Outcome, attempt, few, run
+from attnad.methods import CollapseWarning
 from attnad.sizes import METHODS, SIZES
 
 TINY = {"train": 8, "test": 4}
@@ -30,7 +30,7 @@ SETTINGS = {
 
 def cells(methods=("Mahalanobis",), **more):
     options = {"image_size": 128} | more.pop("options", {})
-    return benchmark.plan(methods, data=["powerline/vari_grip"], options=options, **TINY, **more)
+    return benchmark.plan(methods, data=["powerline/vari_grip"], options=options, **TINY | more)
 
 
 def rows(path, without=("seconds", "date", "commit")):  # someone may commit while the tests run
@@ -77,22 +77,15 @@ def test_few_pictures_are_the_same_in_every_run():
     assert [len(whole) for whole in few(train, test, 0, 0)] == [len(train), len(test)]
 
 
-def test_the_frozen_part_runs_once_but_noise_is_that_of_its_seed():
-    train, _ = few(*(datasets.load("wafer", split=split, size=64) for split in ("train", "test")), 4, 1)
-    first, again, second, test = (
-        frozen_features(RDPP("efficientnet_lite0", image_size=64, device="cpu", seed=seed), train, training)
-        for seed, training in ((0, True), (0, True), (1, True), (1, False))
-    )
-    assert first is again and first is not second
-    clean = len(first.tensors) // 2
-    assert all(np.array_equal(a, b) for a, b in zip(first.tensors[:clean], second.tensors))
-    assert not np.array_equal(first.tensors[-1], second.tensors[-1])
-    other = RDPP("efficientnet_lite0", image_size=64, device="cpu", seed=0)
-    assert frozen_features(other, train, False) is test, "a test draws nothing: any seed may share it"
-    assert frozen_features(other, train[:2], False) is not test
-    loud = RDPP("efficientnet_lite0", image_size=64, device="cpu", seed=0, noise=0.5)
-    assert loud.frozen_name() == other.frozen_name()
-    assert not np.array_equal(frozen_features(loud, train, True).tensors[-1], first.tensors[-1])
+def test_cells_of_a_category_share_its_pictures_and_what_was_frozen(monkeypatch):
+    monkeypatch.setattr(attnad.cells, "_shared", {})
+    first, second = cells(seeds=(0, 1))
+    (other,) = cells(train=7)
+    pictures = attnad.cells.shared(first, 32)
+    assert attnad.cells.shared(second, 32) is pictures
+    assert attnad.cells.shared(first, 64) is not pictures and attnad.cells.shared(first, 32) is pictures
+    assert len(attnad.cells.shared(other, 32).sets[0]) == 7
+    assert attnad.cells.shared(first, 32) is not pictures, "one category at a time"
 
 
 def test_every_method_has_a_laptops_size():
@@ -194,7 +187,7 @@ def test_what_a_detector_warns_of_is_not_lost(monkeypatch):
 
 def test_best_is_the_best_look_at_the_test_set(monkeypatch):
     cell = cells(("DifferNet",), options=SETTINGS["DifferNet"])[0]
-    figures = iter([0.6, 0.9, 0.7, 0.7])  # three epochs, then the last one's rows
+    figures = iter([0.6, 0.9, 0.7])  # three epochs
     monkeypatch.setattr(metrics, "evaluate", lambda *_: {"image_auroc": next(figures)})
     last, best = run(cell).rows
     assert (last["image_auroc"], best["image_auroc"]) == (0.7, 0.9)

@@ -12,6 +12,7 @@ from tiny import pictures
 
 from attnad import methods
 from attnad.methods import Detector
+from attnad.methods.base import Shared
 from attnad.pdn import PDN
 
 POOLED = {
@@ -96,3 +97,26 @@ def test_maps_that_know_nothing():
     assert hill.maps.shape == (3, 72, 72) and np.array_equal(hill.scores, np.ones(3))
     assert np.unravel_index(hill.maps[0].argmax(), (72, 72))[0] in (35, 36)
     np.testing.assert_allclose(hill.maps[0], hill.maps[0][::-1, ::-1], atol=1e-6)
+
+
+def test_the_frozen_part_runs_once_for_all_alike_and_noise_is_that_of_its_seed():
+    frozen = RESNET | {"weights": "distilled", "device": "cpu"}
+
+    def rdpp(seed=0, **more):
+        return methods.RDPP(**frozen | more, seed=seed)
+
+    shared = Shared(TRAIN, TEST)
+    (first, test), (second, same) = shared(rdpp()), shared(rdpp(1))
+    assert shared(rdpp())[0] is first and second is not first
+    assert same is test, "a test draws nothing: any seed may share it"
+    clean = len(first.tensors) // 2
+    assert all(torch.equal(a, b) for a, b in zip(first.tensors[:clean], second.tensors))
+    assert not torch.equal(first.tensors[-1], second.tensors[-1])
+    loud = rdpp(noise=0.5)
+    assert loud.frozen_name() == rdpp().frozen_name()
+    assert not torch.equal(shared(loud)[0].tensors[-1], first.tensors[-1])
+    zero, one = (shared(methods.PatchCore(**frozen, seed=seed))[0] for seed in (0, 1))
+    assert zero is one, "nothing is drawn here"
+    few = Shared(TRAIN[:2], most=1)
+    kept = few(rdpp())[0]
+    assert few(rdpp())[0] is kept and few(rdpp(1)) and few(rdpp())[0] is not kept, "the oldest goes"

@@ -315,12 +315,16 @@ def test_commit_is_marked_when_sources_have_changed_and_not_when_results_have(tm
     git("add", ".")
     git("commit", "-m", "first")
     monkeypatch.setattr(results, "_HERE", tmp_path / "attnad")
+    results._commit.cache_clear()
     clean = results.provenance()["commit"]
     assert len(clean) == 40
     marked = {}
     for file in files:
         file.write_text("2\n")
+        results._commit.cache_clear()
         marked[file.name] = results.provenance()["commit"]
         file.write_text("1\n")
+        assert results.provenance()["commit"] == marked[file.name], "as it was when the process first asked"
+    results._commit.cache_clear()
     changed = f"{clean}+"
     assert marked == {"results.py": changed, "a.py": changed, "01_a.md": changed, "a.csv": clean}

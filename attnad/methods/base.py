@@ -105,7 +105,11 @@ class Detector(Kept, ABC):
 
     @abstractmethod
     def frozen_name(self) -> str:
-        """Names the frozen part: two detectors of the same name can share what they precomputed."""
+        """Names the network and the part of it that is frozen; features of another are refused."""
+
+    def shown(self, training: bool) -> str:
+        """What else decides what `frozen` returns: views, noise, and the seed where it draws them."""
+        return ""
 
     def end_of_epoch(self) -> dict:
         """Figures that a method adds to the epoch's entry in `history`."""
@@ -286,6 +290,34 @@ class Detector(Kept, ABC):
         """The indices of all pictures, a batch at a time."""
         batches = torch.arange(len(dataset)).split(self.batch_size)
         return tqdm(batches, f"{type(self).__name__}: {what}", unit="batch", leave=False)
+
+
+class Shared:
+    """Pictures, and what the frozen part of each detector makes of them: computed once for all alike.
+
+    Args:
+        train: normal pictures.
+        tests: any number of other sets.
+        most: how many frozen parts are kept of each set; the oldest goes.
+
+    Calling it with a detector returns the `Frozen` of each set, ready for its `fit` and `predict`.
+    """
+
+    def __init__(self, train: Pictures, *tests: Pictures, most: int = 12):
+        self.sets, self.most = (train, *tests), most
+        self.kept: list[dict[tuple[str, str], Frozen]] = [{} for _ in self.sets]
+
+    def __call__(self, detector: Detector) -> list[Frozen]:
+        found = []
+        for index, (pictures, kept) in enumerate(zip(self.sets, self.kept, strict=True)):
+            training = index == 0
+            alike = detector.frozen_name(), detector.shown(training)
+            if alike not in kept:
+                if len(kept) >= self.most:
+                    del kept[next(iter(kept))]
+                kept[alike] = detector.precompute(pictures, training)
+            found.append(kept[alike])
+        return found
 
 
 def stacked(dataset: Pictures, indices: list[int] | None = None) -> Tensor:

@@ -191,6 +191,9 @@ class EfficientAD(Detector):
         combined = upsample(F.pad(combined, (rim,) * 4), (self.image_size,) * 2)
         return peak(combined), combined
 
+    def shown(self, training: bool) -> str:
+        return f"colours, seed {self.seed}" if training else ""
+
     def frozen_name(self) -> str:
         return f"PDN-{self.size} of {float(self.teacher.conv1.weight.sum()):.6g}, {self.image_size} px"
 

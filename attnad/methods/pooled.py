@@ -64,7 +64,7 @@ class PooledDetector(PyramidDetector):
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """(B, 3, H, W) -> what the backbone's frozen part makes of each scale, tensors (B, V, ...)."""
         images = self.resized(images)
-        count = self.cached_views if self.cache else self.train_views
+        count = self._views_in_training()
         turns = [
             (image, angle)
             for image in images
@@ -100,6 +100,16 @@ class PooledDetector(PyramidDetector):
 
     def frozen_name(self) -> str:
         return f"{super().frozen_name()}, {self.scales} scales, {self.rotations} rotations"
+
+    def shown(self, training: bool) -> str:
+        if self.rotations == "none":
+            return ""
+        if not training:
+            return f"{self.test_views} views"
+        return f"{self._views_in_training()} views, seed {self.seed}"
+
+    def _views_in_training(self) -> int:
+        return self.cached_views if self.cache else self.train_views
 
 
 def _rotated(image: Tensor, angle: float) -> Tensor:

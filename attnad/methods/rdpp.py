@@ -104,6 +104,9 @@ class RDPP(PyramidDetector):
             state = state + super().frozen(add_noise(images, self.noise, generator), training, generator)
         return state
 
+    def shown(self, training: bool) -> str:
+        return f"noise {self.noise}, seed {self.seed}" if training else ""
+
     def loss(self, state: list[Tensor], generator: torch.Generator) -> Tensor:
         half = len(state) // 2
         clean, noisy = self.features(state[:half]), self.features(state[half:])  # (B, C, h, w) each
