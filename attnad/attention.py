@@ -206,6 +206,9 @@ ATTENTION: dict[str, Callable[[int], nn.Module]] = {
     "cbam": CBAM,
     "eca": ECA,
     "shuffle": ShuffleAttention,
+    # The same blocks under names for which no weights were distilled: untrained, in the plain network.
+    "fresh_se": SqueezeExcitation,
+    "fresh_cbam": CBAM,
     "identity": lambda channels: nn.Identity(),
     "random": RandomGate,
     "shuffled_se": lambda channels: ShuffledGate(SqueezeExcitation(channels)),

@@ -12,7 +12,6 @@ import csv
 import io
 import itertools
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from attnad import datasets, profile, results
 from attnad.attention import ATTENTION
 from attnad.cells import COLUMNS, Cell, Outcome, attempt
+from attnad.methods.files import replaced
 from attnad.sizes import METHODS, PICTURES, SIZES
 
 
@@ -128,18 +128,10 @@ class Table:
         writer.writeheader()
         for command in order:
             writer.writerows(self.rows[command])
-        _replace(self.scores_path, packed.getvalue())  # first: a row is never there without its scores
-        _replace(self.path, text.getvalue().encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+        # The scores first: a row is never there without its scores.
+        for path, content in ((self.scores_path, packed.getvalue()), (self.path, text.getvalue().encode())):
+            with replaced(path) as partial:
+                partial.write_bytes(content)
 
 
 def sweep(

@@ -63,7 +63,7 @@ def difference(
     if not runs:
         raise ValueError("there are no runs to compare")
     tested: dict[str, np.ndarray] = {}
-    wins: dict[str, list[np.ndarray]] = {}  # category -> for each seed (anomalous, normal), see _wins
+    apart: dict[str, list[np.ndarray]] = {}  # category -> for each seed (anomalous, normal), see `wins`
     for (category, each), (labels, scores, control) in sorted(runs.items()):
         labels, scores, control = (np.asarray(values) for values in (labels, scores, control))
         if not len(labels) == len(scores) == len(control):
@@ -74,40 +74,42 @@ def difference(
             raise ValueError(f"{category}: AUROC needs normal and anomalous test pictures")
         if not np.array_equal(labels, tested.setdefault(category, labels)):
             raise ValueError(f"{category}, seed {each}: other test pictures than those of the other seeds")
-        wins.setdefault(category, []).append(_wins(labels, scores) - _wins(labels, control))
-    singles = [[float(one.mean()) for one in seeds] for seeds in wins.values()]
+        apart.setdefault(category, []).append(wins(labels, scores) - wins(labels, control))
+    singles = [[float(one.mean()) for one in seeds] for seeds in apart.values()]
     mean = float(np.mean([np.mean(values) for values in singles]))
-    parts = list(wins.values())
-    drawn = _redrawn_categories(parts, draws, level, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    drawn = redrawn([_redrawn_pictures(seeds, draws, rng) for seeds in apart.values()], level, rng)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
     spread = np.std(np.concatenate(singles), ddof=1) if sum(map(len, singles)) > 1 else np.nan
     effect = mean / spread if spread > 0 else float("nan")
     return Difference(
         mean, float(low), float(high), float(min(1.0, 2 * (beyond + 1) / (draws + 1))), float(effect),
-        len(parts), min(map(len, parts)),
+        len(apart), min(map(len, apart.values())),
     )  # fmt: skip
 
 
-def _wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(anomalous, normal): 1 where the anomalous picture has the higher score, 1/2 for a tie; mean: AUROC."""
-    apart = scores[labels == 1][:, None] - scores[labels == 0][None]
-    return (np.sign(apart) + 1) / 2
+    return (np.sign(scores[labels == 1][:, None] - scores[labels == 0][None]) + 1) / 2
 
 
-def _redrawn_categories(
-    parts: Sequence[Sequence[np.ndarray]], draws: int, level: float, rng: np.random.Generator
-) -> np.ndarray:
-    """(draws,) means over redrawn categories, seeds and pictures; see `difference` for the stretching.
+def redrawn(each: Sequence[np.ndarray], level: float, rng: np.random.Generator) -> np.ndarray:
+    """(draws,) means over redrawn categories and seeds; see `difference` for the stretching.
 
     Args:
-        parts: for each category, for each of its seeds, values of (anomalous, normal) pictures.
+        each: for each category, (draws, seeds) means over redrawn pictures, the same for all its seeds.
+        level: of the interval that is wanted.
     """
-    each = [_redrawn(seeds, draws, rng) for seeds in parts]
-    pictures, seeds = (np.stack(columns, axis=1) for columns in zip(*each))  # (draws, categories) both
-    shares = rng.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=draws) / len(parts)
-    by_pictures, by_all = pictures.mean(axis=1), (shares * seeds).sum(axis=1)
-    n = len(parts) if len(parts) > 1 else len(parts[0])
+    draws = len(each[0])
+
+    def shares(count: int) -> np.ndarray:
+        return rng.multinomial(count, np.full(count, 1 / count), size=draws) / count
+
+    by_pictures = np.mean([values.mean(axis=1) for values in each], axis=0)
+    by_seeds = np.stack([(shares(values.shape[1]) * values).sum(axis=1) for values in each], axis=1)
+    by_all = (shares(len(each)) * by_seeds).sum(axis=1)
+    n = len(each) if len(each) > 1 else each[0].shape[1]
     if n == 1:
         return by_pictures
     upper = (1 + level) / 2
@@ -115,16 +117,16 @@ def _redrawn_categories(
     return by_pictures + stretch * (by_all - by_pictures)
 
 
-def _redrawn(
-    seeds: Sequence[np.ndarray], count: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """`count` means of one category over redrawn pictures: of all its seeds, and of redrawn seeds."""
+def _redrawn_pictures(seeds: Sequence[np.ndarray], draws: int, rng: np.random.Generator) -> np.ndarray:
+    """(draws, seeds) means of one category over redrawn pictures.
+
+    Args:
+        seeds: for each seed, values of (anomalous, normal) pictures.
+    """
     anomalous, normal = seeds[0].shape
-    of_anomalous = rng.multinomial(anomalous, np.full(anomalous, 1 / anomalous), size=count) / anomalous
-    of_normal = rng.multinomial(normal, np.full(normal, 1 / normal), size=count) / normal
-    of_seeds = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=count) / len(seeds)
-    each = np.stack([((of_anomalous @ one) * of_normal).sum(axis=1) for one in seeds], axis=1)
-    return each.mean(axis=1), (of_seeds * each).sum(axis=1)
+    of_anomalous = rng.multinomial(anomalous, np.full(anomalous, 1 / anomalous), size=draws) / anomalous
+    of_normal = rng.multinomial(normal, np.full(normal, 1 / normal), size=draws) / normal
+    return np.stack([((of_anomalous @ one) * of_normal).sum(axis=1) for one in seeds], axis=1)
 
 
 def mean_interval(
@@ -153,7 +155,8 @@ def mean_interval(
         parts.setdefault(category, []).append(column)
     if not parts:
         raise ValueError("there are no values to average")
-    drawn = _redrawn_categories(list(parts.values()), draws, level, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    drawn = redrawn([_redrawn_pictures(seeds, draws, rng) for seeds in parts.values()], level, rng)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     every = np.concatenate([column for seeds in parts.values() for column in seeds])
     low, high = np.clip((low, high), every.min(), every.max())  # stretching may leave what a mean can be
@@ -173,7 +176,7 @@ def auroc_interval(
     labels, scores = np.asarray(labels), np.asarray(scores)
     if labels.all() or not labels.any():
         raise ValueError("AUROC needs normal and anomalous test pictures")
-    drawn, _ = _redrawn([_wins(labels, scores)], draws, np.random.default_rng(seed))
+    drawn = _redrawn_pictures([wins(labels, scores)], draws, np.random.default_rng(seed))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from attnad.methods import RDPP, Detector, DifferNet, EfficientAD, FastFlow, SimpleNet
+from attnad.methods.files import replaced
 
 EXPORTED = (DifferNet, FastFlow, RDPP, SimpleNet, EfficientAD)
 WHY_NOT = {
@@ -114,13 +114,11 @@ def to_onnx(detector: Detector, path: str | Path) -> Path:
         raise ImportError('ONNX needs more packages: pip install "attnad[export]"') from error
     path = Path(path)
     path = path if path.suffix == ".onnx" else path.with_name(path.name + ".onnx")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.stem + ".partial.onnx")
     device, size = detector.device, detector.image_size
     judge = _Judge(detector.eval().cpu())
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), replaced(path) as partial:
             warnings.simplefilter("ignore")  # of the exporter, about itself
             image = torch.rand(1, 3, size, size)
             names = ["score", "map"][: len(judge(image))]
@@ -128,8 +126,6 @@ def to_onnx(detector: Detector, path: str | Path) -> Path:
                 judge, (image,), partial, input_names=["image"], output_names=names,
                 dynamo=True, external_data=False, verbose=False,
             )  # fmt: skip
-        os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
         detector.to(device)
     return path

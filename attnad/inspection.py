@@ -18,7 +18,7 @@ from attnad.datasets.folder import MASK_FOLDERS, without_masks
 from attnad.datasets.images import DataError, is_picture, read_image
 from attnad.export import threshold
 from attnad.methods import Detector
-from attnad.methods.files import read, with_suffix
+from attnad.methods.files import read_header, with_suffix
 from attnad.sizes import METHODS, SIZES
 
 SHOWN = 224  # pixels, side of a picture on the page
@@ -49,8 +49,7 @@ def load(path: str | Path, device: str = "auto") -> Detector:
     Raises:
         FileNotFoundError, ValueError: see `attnad.methods.files.Kept.load`.
     """
-    _, header = read(with_suffix(path), "model.nothing")
-    name = header["method"]
+    name = read_header(with_suffix(path))["method"]
     if name not in METHODS:
         raise ValueError(f"{path} holds a {name}, which is no method of this package")
     return METHODS[name].load(path, device=device)
@@ -114,6 +113,12 @@ def report(judged: Sequence[Judged], line: float | None = None, title: str = "In
     counts += [f"{unread} could not be read"] if unread else []
     cards = "\n".join(_card(one, line, low, high) for one in judged)
     return _PAGE.format(title=html.escape(title), counts=", ".join(counts), cards=cards, shown=SHOWN)
+
+
+def framed(page: str, title: str, height: int = 430) -> str:
+    """A page inside another one, as HTML: what `report` returns, shown in a notebook."""
+    style = f"width:100%;height:{height}px;border:1px solid #8888"
+    return f'<div><iframe title="{title}" srcdoc="{html.escape(page)}" style="{style}"></iframe></div>'
 
 
 def _card(one: Judged, line: float | None, low: float, high: float) -> str:

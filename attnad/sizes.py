@@ -52,4 +52,9 @@ SIZES: dict[str, dict[str, dict]] = {
     # The AttentDifferNet paper trains all that it compares for 100 epochs.
     "paper": {name: {"epochs": 100} for name in ("DifferNet", "FastFlow", "CFlow", "CSFlow", "RDPP")},
 }
+# The same two on EfficientNet-Lite0, where a gate is untrained unless the method trains it.
+LITE0 = {
+    "PatchCore": _LITE0 | {"coreset": 0.05},
+    "FastFlow": _LITE0 | {"levels": ("stride8", "stride16"), "epochs": 20, "cache": True},
+}
 PICTURES = {"quick": (300, 150)}  # at most so many to train on, and of each kind to test on

@@ -22,24 +22,19 @@ import time
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, stats
+from scipy import ndimage
 
-from attnad import datasets, metrics
+from attnad import comparison, datasets, metrics
 from attnad.cells import few
 from attnad.foreground import Foreground, as_masks, iou, weighted
 from attnad.methods import CentrePrior, Prediction
 from attnad.results import DATA, provenance
-from attnad.sizes import METHODS
+from attnad.sizes import LITE0, METHODS
 
 FILE = DATA / "results" / "backgrounds.csv"
 SIZE, DRAWS, RECALL, LIMIT, BINS = 128, 500, 0.8, 0.3, 400
 GLASS = {"clutter": 0.2, "defect_size": 2.0}  # the laboratory of the first part
-LITE0 = {"backbone": "efficientnet_lite0", "image_size": SIZE}  # as for the foreground
-SIZES = {
-    "PatchCore": LITE0 | {"coreset": 0.05},
-    "FastFlow": LITE0 | {"levels": ("stride8", "stride16"), "epochs": 20, "cache": True},
-}
-WEIGHTED = tuple(SIZES)
+WEIGHTED = tuple(LITE0)
 ASSETS = datasets.SOURCES["powerline"].categories
 LAST = {"attention_points": ("stride16",), "train_attention": True}  # by FastFlow's likelihood
 CONTROLS = ("se", "cbam", "shuffled_se", "shuffled_cbam")
@@ -64,9 +59,9 @@ class Draws:
 
     def figures(self, prediction: Prediction, before: Prediction | None) -> dict[str, np.ndarray]:
         """(DRAWS + 1,) values of each figure; `before`: of the same scenes without a house."""
-        bad, good = prediction.scores[self.labels], prediction.scores[~self.labels]
+        good = prediction.scores[~self.labels]
         of_bad, of_good = self.weights[:, self.labels], self.weights[:, ~self.labels]
-        wins = (np.sign(bad[:, None] - good[None]) + 1) / 2
+        wins = comparison.wins(self.labels, prediction.scores)
         found = {"image_auroc": ((of_bad @ wins) * of_good).sum(axis=1)}
         for name, setter in (("false_alarms", prediction), ("old_threshold", before)):
             if setter is not None:
@@ -110,19 +105,13 @@ def interval(values: dict[tuple[str, int], np.ndarray]) -> tuple[float, float, f
     Few categories, or few seeds of one, vary less among themselves than many would: what they add to the
     interval is stretched, as in `attnad.comparison`.
     """
-    rng, by = np.random.default_rng(1), {}
-    for (category, _), drawn in sorted(values.items()):
-        by.setdefault(category, []).append(drawn)
-    every = np.stack([np.stack(seeds) for seeds in by.values()])  # (categories, seeds, DRAWS + 1)
-    by_pictures, by_all = every[:, :, 1:].mean(axis=(0, 1)), np.empty(DRAWS)
-    for d in range(DRAWS):
-        chosen = rng.integers(every.shape[0], size=every.shape[0])
-        seeds = rng.integers(every.shape[1], size=every.shape[:2])
-        by_all[d] = every[chosen[:, None], seeds, d + 1].mean()
-    n = every.shape[0] if every.shape[0] > 1 else every.shape[1]
-    stretch = 0.0 if n == 1 else stats.t(n - 1).ppf(0.975) / stats.norm.ppf(0.975) * np.sqrt(n / (n - 1))
-    low, high = np.quantile(by_pictures + stretch * (by_all - by_pictures), [0.025, 0.975])
-    return float(every[:, :, 0].mean()), float(low), float(high)
+    by: dict[str, list[np.ndarray]] = {}
+    for (category, _), values_drawn in sorted(values.items()):
+        by.setdefault(category, []).append(values_drawn)
+    every = [np.stack(seeds, axis=1) for seeds in by.values()]  # (DRAWS + 1, seeds) each
+    found = comparison.redrawn([seeds[1:] for seeds in every], 0.95, np.random.default_rng(1))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(np.mean([seeds[0].mean() for seeds in every])), float(low), float(high)
 
 
 def arrays(samples) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -164,7 +153,7 @@ class Scene:
     def run(self, method: str, seed: int, weightings=None, **arguments) -> dict:
         """(test set, weighting, figure) -> (DRAWS + 1,) of a detector trained here."""
         begin = time.perf_counter()
-        detector = METHODS[method](**SIZES[method] | arguments, seed=seed, device="cpu")
+        detector = METHODS[method](**LITE0[method] | arguments, seed=seed, device="cpu")
         detector.fit(self.images)
         zero = float(detector.predict(self.images).maps.min())
         found, before = {}, {}
@@ -254,11 +243,9 @@ def fits(scenes: list[Scene], count: int, each: int) -> list[dict]:
                     there = defects.any(axis=(1, 2))
                     found["kept"] = (masks & defects)[there].sum((1, 2)) / defects[there].sum((1, 2))
                 for figure, values in found.items():
-                    rng = np.random.default_rng(0)
-                    drawn = values[rng.integers(len(values), size=(DRAWS, len(values)))].mean(axis=1)
-                    low, high = np.quantile(drawn, [0.025, 0.975])
+                    mean, low, high = comparison.mean_interval({(scene.name, 0): values}, draws=DRAWS)
                     rows.append({"part": "masks", "data": scene.name, "roof": roof, "weighting": kind,
-                                 "figure": figure, "mean": values.mean(), "low": low, "high": high,
+                                 "figure": figure, "mean": mean, "low": low, "high": high,
                                  "train": count, "test_each": each})  # fmt: skip
     return rows
 

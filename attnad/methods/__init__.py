@@ -1,6 +1,6 @@
 """The detectors: one file for each paper."""
 
-from attnad.methods.base import Detector, Frozen, Prediction
+from attnad.methods.base import Detector, Frozen, Prediction, Shared
 from attnad.methods.baselines import CentrePrior, EdgeMagnitude, Mahalanobis, NearestNeighbor
 from attnad.methods.cflow import CFlow
 from attnad.methods.csflow import CSFlow
@@ -14,5 +14,5 @@ from attnad.methods.simplenet import SimpleNet
 __all__ = [
     "RDPP", "AttentDifferNet", "CFlow", "CSFlow", "CentrePrior", "CollapseWarning", "Detector", "DifferNet",
     "EdgeMagnitude", "EfficientAD", "FastFlow", "Frozen", "Mahalanobis", "NearestNeighbor", "PatchCore",
-    "Prediction", "SimpleNet",
+    "Prediction", "Shared", "SimpleNet",
 ]  # fmt: skip

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,27 +34,37 @@ def plain(arguments: dict) -> dict:
     return json.loads(json.dumps(arguments, default=own))
 
 
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Where to write what shall be at `path`: it is put there in one step at the end, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:  # on the disk, before its name says so
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write(path: Path, tensors: dict[str, Tensor], header: dict) -> Path:
     """Write a file that appears whole or not at all.
 
     Raises:
         OSError: it could not be written; what was at `path` before is untouched.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
-            partial, metadata={"attnad": json.dumps(header)},
-        )  # fmt: skip
-        os.replace(partial, path)
+        with replaced(path) as partial:
+            save_file(
+                {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()},
+                partial, metadata={"attnad": json.dumps(header)},
+            )  # fmt: skip
     except (OSError, SafetensorError) as error:
         raise OSError(
             f"{path} could not be written ({error}); what was there before is untouched. Free some space "
             "or choose another place."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
@@ -62,6 +75,19 @@ def read(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
         FileNotFoundError: no such file.
         ValueError: a damaged file, or one that this package did not write.
     """
+    with _opened(path) as (file, header):
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+        return {name[len(prefix) :]: file.get_tensor(name) for name in names}, header
+
+
+def read_header(path: Path) -> dict:
+    """What `read` returns second, without the tensors; raises as `read` does."""
+    with _opened(path) as (_, header):
+        return header
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict]]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no detector at {path}")
     try:
@@ -69,8 +95,7 @@ def read(path: Path, prefix: str = "") -> tuple[dict[str, Tensor], dict]:
             header = json.loads(file.metadata()["attnad"])
             for key in ("method", "arguments", "history", "pictures"):
                 header[key]
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
-            return {name[len(prefix) :]: file.get_tensor(name) for name in names}, header
+            yield file, header
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is damaged or was not saved by this package ({error!r}): delete it, or get it again"
