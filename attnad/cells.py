@@ -18,7 +18,7 @@ import numpy as np
 from attnad import datasets, metrics, results
 from attnad.datasets.base import Dataset
 from attnad.methods import Detector
-from attnad.methods.base import Shared
+from attnad.methods.pictures import Shared
 from attnad.sizes import METHODS, SIZES
 
 LOOKS = 10  # at the test set, spread over the epochs, for the protocol "best"

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from attnad.attention import Gate
 from attnad.frozen import CHUNK, Backbone
 from attnad.maps import smooth
-from attnad.methods.base import Detector, Pictures, stacked
+from attnad.methods.base import Detector
+from attnad.methods.pictures import Pictures, stacked
 from attnad.methods.pooled import PooledDetector
 from attnad.methods.pyramid import PyramidDetector
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnad.backbones import make_backbone
 from attnad.maps import resize, upsample
-from attnad.methods.base import Pictures, Prediction, stacked
+from attnad.methods.pictures import Pictures, Prediction, stacked
 
 
 class Foreground:

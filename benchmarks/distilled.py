@@ -27,7 +27,7 @@ from torch import Tensor
 from attnad import datasets, metrics
 from attnad.cells import COLUMNS
 from attnad.methods import DifferNet, Mahalanobis, NearestNeighbor
-from attnad.methods.base import Frozen, Prediction
+from attnad.methods.pictures import Frozen, Prediction
 from attnad.pdn import load_teacher
 from attnad.results import DATA, provenance
 from attnad.seeding import seeded

@@ -20,7 +20,7 @@ from attnad import comparison, datasets, explain, metrics
 from attnad.agreement import agreement
 from attnad.cells import few
 from attnad.methods import CollapseWarning, DifferNet
-from attnad.methods.base import Shared
+from attnad.methods.pictures import Shared
 from attnad.results import DATA, provenance
 from attnad.sizes import SIZES
 

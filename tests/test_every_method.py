@@ -12,7 +12,7 @@ from tiny import pictures
 
 from attnad import methods
 from attnad.methods import Detector
-from attnad.methods.base import Shared
+from attnad.methods.pictures import Shared
 from attnad.pdn import PDN
 
 POOLED = {

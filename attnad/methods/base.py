@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,46 +13,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attnad.datasets.base import Dataset, Sample
+from attnad.datasets.base import Dataset
 from attnad.maps import upsample
 from attnad.methods.files import Kept
-
-
-@dataclass
-class Prediction:
-    """What a detector says about N pictures; higher means more anomalous.
-
-    Attributes:
-        scores: (N,) float.
-        maps: (N, H, W) float32 at the resolution of the pictures; None if the method makes no maps.
-    """
-
-    scores: np.ndarray
-    maps: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
-@dataclass
-class Frozen:
-    """The output of a detector's frozen part for N pictures, computed once (`Detector.precompute`).
-
-    Attributes:
-        tensors: each (N, ...), on the CPU.
-        part: which part of which network this is; another detector refuses it.
-        size: (H, W) of the pictures, at which `Detector.predict` returns its maps; None leaves them small.
-    """
-
-    tensors: list[Tensor]
-    part: str
-    size: tuple[int, int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.tensors[0])
-
-
-Pictures = Dataset | Sequence[Sample] | Tensor | np.ndarray
+from attnad.methods.pictures import Frozen, Pictures, Prediction, stacked
 
 
 class Detector(Kept, ABC):
@@ -290,39 +253,3 @@ class Detector(Kept, ABC):
         """The indices of all pictures, a batch at a time."""
         batches = torch.arange(len(dataset)).split(self.batch_size)
         return tqdm(batches, f"{type(self).__name__}: {what}", unit="batch", leave=False)
-
-
-class Shared:
-    """Pictures, and what the frozen part of each detector makes of them: computed once for all alike.
-
-    Args:
-        train: normal pictures.
-        tests: any number of other sets.
-        most: how many frozen parts are kept of each set; the oldest goes.
-
-    Calling it with a detector returns the `Frozen` of each set, ready for its `fit` and `predict`.
-    """
-
-    def __init__(self, train: Pictures, *tests: Pictures, most: int = 12):
-        self.sets, self.most = (train, *tests), most
-        self.kept: list[dict[tuple[str, str], Frozen]] = [{} for _ in self.sets]
-
-    def __call__(self, detector: Detector) -> list[Frozen]:
-        found = []
-        for index, (pictures, kept) in enumerate(zip(self.sets, self.kept, strict=True)):
-            training = index == 0
-            alike = detector.frozen_name(), detector.shown(training)
-            if alike not in kept:
-                if len(kept) >= self.most:
-                    del kept[next(iter(kept))]
-                kept[alike] = detector.precompute(pictures, training)
-            found.append(kept[alike])
-        return found
-
-
-def stacked(dataset: Pictures, indices: list[int] | None = None) -> Tensor:
-    """The pictures at `indices`, or all of them: (B, 3, H, W) float32."""
-    if isinstance(dataset, Tensor):
-        return (dataset if indices is None else dataset[indices]).float()
-    items = dataset if indices is None else (dataset[i] for i in indices)
-    return torch.from_numpy(np.asarray([getattr(item, "image", item) for item in items], dtype=np.float32))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from attnad.attention import Attention
 from attnad.maps import peak, resize, smooth
-from attnad.methods.base import Detector, Frozen
+from attnad.methods.base import Detector
+from attnad.methods.pictures import Frozen
 from attnad.methods.pooled import PooledDetector
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnad.attention import Attention
 from attnad.flows import dense_flow, negative_log_likelihood
-from attnad.methods.base import Frozen
+from attnad.methods.pictures import Frozen
 from attnad.methods.pooled import PooledDetector
 from attnad.seeding import seeded
 

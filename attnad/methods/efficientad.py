@@ -15,7 +15,8 @@ from torchvision.transforms import functional as TF
 
 from attnad.attention import Attention
 from attnad.maps import peak, resize, upsample
-from attnad.methods.base import Detector, Frozen, stacked
+from attnad.methods.base import Detector
+from attnad.methods.pictures import Frozen, stacked
 from attnad.pdn import CHANNELS, PDN, Autoencoder, load_teacher
 from attnad.seeding import seeded
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from attnad.attention import Attention
 from attnad.maps import peak, smooth, upsample
-from attnad.methods.base import Frozen
+from attnad.methods.pictures import Frozen
 from attnad.methods.pyramid import PyramidDetector
 
 ROWS = 1024  # distances are computed for so many points at a time: the block stays small

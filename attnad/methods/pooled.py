@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnad.attention import Attention
 from attnad.frozen import CHUNK
-from attnad.methods.base import Frozen
+from attnad.methods.pictures import Frozen
 from attnad.methods.pyramid import PyramidDetector
 
 
