@@ -27,6 +27,9 @@ class Nap(Detector):
     def frozen(self, images, training, generator):
         return [self.conv(images).mean((2, 3))]
 
+    def frozen_name(self):
+        return "one convolution"
+
     def score(self, state):
         self.calls += 1
         time.sleep(self.seconds)
