@@ -43,8 +43,8 @@ from attnad.weights import distilled_for, imagenet
 class AlexNet(Backbone):
     """torchvision's AlexNet up to its last pooling: stride 32, 256 channels.
 
-    The state dict keeps torchvision's names: attention runs *between* the numbered `features`, it is
-    not inserted among them.
+    The state dict keeps torchvision's names: the blocks are modules of their own, which `steps` runs between
+    the numbered `features`.
     """
 
     all_levels = ("features",)
@@ -75,17 +75,17 @@ class AlexNet(Backbone):
         return dict(self.blocks)
 
     def absorb(self, tensors, point, block, mean):
-        behind = f"features.{self.after[point] + 1}.weight"  # of the convolution that reads this point
-        if behind in tensors:  # behind the last point there is only a pooling
-            tensors[behind] = tensors[behind] * mean[:, None, None]
+        reader = f"features.{self.after[point] + 1}.weight"  # of the convolution that reads this point
+        if reader in tensors:  # nothing but a pooling reads AB3
+            tensors[reader] = tensors[reader] * mean[:, None, None]
 
     def steps(self):
-        behind = {self.after[point]: point for point in self.points}
+        points = {self.after[point]: point for point in self.points}  # AB1, AB2, AB3, by the layer before them
         steps = []
         for index, layer in enumerate(self.features):
             steps.append((f"features.{index}", layer))
-            if index in behind:
-                steps.append((behind[index], self.blocks[behind[index]]))
+            if index in points:
+                steps.append((points[index], self.blocks[points[index]]))
         steps[-1] = ("features", steps[-1][1])  # the last pooling is the level
         return steps
 
@@ -257,9 +257,10 @@ def make_backbone(
         attention, points, levels: see `Backbone`; where None, what the backbone itself prefers.
 
     Attention blocks start untrained, but for ``"se"`` and ``"cbam"`` with distilled weights, which were
-    trained along with the network at all its points. Where only some of those points are chosen, each gate
-    that is left out is replaced by its mean so that what comes behind it finds about what
-    it was trained on. Any other block finds the plain network's distilled weights around it.
+    trained along with the network at all its points. Where only some of those points are chosen, the mean of
+    each gate that is left out goes into the layer that reads it, which so finds about what it was trained
+    on (only a pooling reads AB3: there the gate is dropped). Any other block, and none at all, finds the
+    plain network's distilled weights around it.
 
     Raises:
         ValueError: an unknown name, or a level for which there are no distilled weights.

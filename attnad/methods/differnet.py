@@ -125,6 +125,7 @@ class DifferNet(PooledDetector):
         return negative_log_likelihood(z, log_det).mean()
 
     def score(self, state: list[Tensor]) -> tuple[Tensor, None]:
+        # As published, the mean of z^2: not the loss, which also counts the determinant.
         embedding = self.embed(state)  # (B, V, D)
         z, _ = self.flow(self.norm(embedding.flatten(0, 1)))
         return z.unflatten(0, embedding.shape[:2]).square().mean(dim=(1, 2)), None
