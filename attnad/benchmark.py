@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from attnad import datasets, profile, results
 from attnad.attention import ATTENTION
-from attnad.cells import COLUMNS, Cell, Outcome, attempt
+from attnad.cells import COLUMNS, Cell, Outcome, attempt, settings
 from attnad.methods.files import replaced
 from attnad.sizes import METHODS, PICTURES, SIZES
 
@@ -45,7 +45,8 @@ def plan(
     Args:
         methods: keys of `METHODS`.
         attentions: names of attention blocks, ``"none"`` for the control.
-        data: ``"elpv/poly"``; ``"magnetic_tile"`` for a set's first category, ``"powerline/*"`` for all.
+        data: ``"elpv/poly"``; ``"magnetic_tile"`` for a set's first category, ``"powerline/*"`` for all;
+            what the set understands beyond that comes last, ``"powerline/vari_grip:clutter=0,scale=1.6"``.
         seeds, points, profile, options, train, test: see `Cell`. None takes the profile's `PICTURES`.
 
     Raises:
@@ -66,7 +67,8 @@ def plan(
         raise ValueError(f"there is no profile {profile!r}; there are: {', '.join(SIZES)}")
     pairs = []
     for text in data:
-        name, _, category = text.partition("/")
+        place, colon, knobs = text.partition(":")
+        name, _, category = place.partition("/")
         if name not in datasets.SOURCES:
             raise datasets.DataError(
                 f"There is no data set {name!r}; there are: {', '.join(datasets.SOURCES)}"
@@ -77,7 +79,9 @@ def plan(
         categories = source.categories if category == "*" else (category or source.categories[0],)
         for each in categories:
             source.check_category(each)
-            pairs.append((name, each))
+            if knobs:  # before anything runs: are they there?
+                datasets.load(name, each, size=8, **settings(knobs.split(",")))
+            pairs.append((name, each + colon + knobs))
     most = PICTURES.get(profile, (0, 0))
     limits = (most[0] if train is None else train, most[1] if test is None else test)
     written = json.dumps(options or {}, sort_keys=True)
@@ -233,7 +237,7 @@ def cli(arguments: list[str]) -> int:
         "--attention", nargs="+", default=["none"], metavar="NAME", help="none, se, cbam, ..."
     )
     parser.add_argument("--points", nargs="+", default=[""], metavar="A+B", help="places, e.g. AB1 AB1+AB3")
-    parser.add_argument("--data", nargs="+", default=["elpv/mono"], metavar="SET/CATEGORY", help="* for all")
+    parser.add_argument("--data", nargs="+", default=["elpv/mono"], metavar="SET/CATEGORY", help="* for all; :KEY=VALUE,... for options")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--profile", choices=SIZES, default=None, help="sizes (ATTNAD_PROFILE)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the methods")
@@ -246,7 +250,7 @@ def cli(arguments: list[str]) -> int:
     parser.add_argument("--plan", action="store_true", help="say what would be run, and stop")
     given = parser.parse_args(arguments)
     try:
-        options = dict(_setting(text) for text in given.set)
+        options = settings(given.set)
         cells = plan(
             given.methods, given.attention, given.data, given.seeds, given.points,
             given.profile or profile(), options, given.train, given.test,
@@ -263,13 +267,3 @@ def cli(arguments: list[str]) -> int:
     failed = sum(any(row["error"] for row in table.rows[cell.command()]) for cell in cells)
     print(f"{len(cells) - failed} cells done, {failed} failed." + (f" See {out}" if given.out else ""))
     return 1 if failed else 0
-
-
-def _setting(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set {text}: write it as NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:  # a bare word is a text
-        return name, value

@@ -10,6 +10,7 @@ import shlex
 import time
 import traceback
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +40,8 @@ class Cell:
         method: a key of `METHODS`.
         attention: a key of `attnad.attention.ATTENTION`, or ``"none"``.
         points: where it goes, joined by ``+``; empty for every place that the method has.
-        dataset, category: as `attnad.datasets.load` knows them.
+        dataset, category: as `attnad.datasets.load` knows them; behind a colon its options may follow, e.g.
+            ``"glass_insulator:clutter=0,scale=1.6"``.
         seed: of weights, training and drawn pictures.
         profile: the sizes, a key of `SIZES`.
         options: further arguments of the method, as JSON; they come after those of `SIZES`.
@@ -77,8 +79,8 @@ class Cell:
         words += ["--points", self.points] if self.points else []
         words += ["--data", f"{self.dataset}/{self.category}", "--seeds", str(self.seed)]
         words += ["--profile", self.profile, "--train", str(self.train), "--test", str(self.test)]
-        settings = [f"{name}={json.dumps(value)}" for name, value in json.loads(self.options).items()]
-        words += ["--set", *settings] if settings else []
+        chosen = [f"{name}={json.dumps(value)}" for name, value in json.loads(self.options).items()]
+        words += ["--set", *chosen] if chosen else []
         return shlex.join(words)
 
     def detector(self) -> Detector:
@@ -92,10 +94,30 @@ class Cell:
 
     def data(self, size: int) -> tuple[Dataset, Dataset]:
         """Pictures to train on and to test on; where not all are taken, the same ones in every cell."""
+        category, _, knobs = self.category.partition(":")
+        options = settings(knobs.split(",") if knobs else [])
         train, test = (
-            datasets.load(self.dataset, self.category, split, size=size) for split in ("train", "test")
+            datasets.load(self.dataset, category, split, size=size, **options) for split in ("train", "test")
         )
         return few(train, test, self.train, self.test)
+
+
+def settings(texts: Iterable[str]) -> dict[str, object]:
+    """``["epochs=3", "weights=imagenet"]`` -> ``{"epochs": 3, "weights": "imagenet"}``.
+
+    Raises:
+        ValueError: a text without ``=``.
+    """
+    found: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text}: write it as NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:  # a bare word is a text
+            found[name] = value
+    return found
 
 
 def few(train: Dataset, test: Dataset, count: int, each: int) -> tuple[Dataset, Dataset]:

@@ -55,12 +55,22 @@ def test_plan_crosses_everything_but_varies_no_place_without_attention():
         {"methods": ["DiferNet"]}, {"profile": "fast"}, {"data": ["elpf"]}, {"data": ["elpv/multi"]},
         {"data": ["folder"]}, {"data": ["folder/*"]}, {"attentions": ["none", "sse"]},
         {"options": {"attention": "se"}}, {"options": {"seed": 1}},
+        {"data": ["powerline/vari_grip:cluter=0"]}, {"data": ["elpv/mono:clutter=0"]},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )  # fmt: skip
 def test_unknown_names_are_refused_before_anything_runs(wrong):
     with pytest.raises(ValueError, match=r"there (are|is)|has no|There (are|is)"):
         benchmark.plan(**{"methods": ["DifferNet"]} | wrong)
+
+
+def test_options_of_a_data_set_go_with_the_cell_and_into_its_pictures():
+    (cell,) = benchmark.plan(["PatchCore"], data=["powerline/vari_grip:clutter=0,scale=1.6"], profile="quick")
+    assert cell.category == "vari_grip:clutter=0,scale=1.6" and cell.category in cell.command()
+    again = datasets.load("powerline", "vari_grip", "test", size=32, clutter=0, scale=1.6)
+    assert np.array_equal(cell.data(32)[1][0].image, again[0].image)
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        benchmark.plan(["PatchCore"], data=["powerline/vari_grip:clutter"])
 
 
 def test_a_name_given_twice_is_one_run():
