@@ -80,7 +80,7 @@ class AlexNet(Backbone):
             tensors[reader] = tensors[reader] * mean[:, None, None]
 
     def steps(self):
-        points = {self.after[point]: point for point in self.points}  # AB1, AB2, AB3, by the layer before them
+        points = {self.after[point]: point for point in self.points}  # AB1, AB2, AB3, by the layer before
         steps = []
         for index, layer in enumerate(self.features):
             steps.append((f"features.{index}", layer))

@@ -237,7 +237,10 @@ def cli(arguments: list[str]) -> int:
         "--attention", nargs="+", default=["none"], metavar="NAME", help="none, se, cbam, ..."
     )
     parser.add_argument("--points", nargs="+", default=[""], metavar="A+B", help="places, e.g. AB1 AB1+AB3")
-    parser.add_argument("--data", nargs="+", default=["elpv/mono"], metavar="SET/CATEGORY", help="* for all; :KEY=VALUE,... for options")
+    parser.add_argument(
+        "--data", nargs="+", default=["elpv/mono"], metavar="SET/CATEGORY",
+        help="* for all; options of the set behind a colon: powerline/vari_grip:clutter=0,scale=1.6",
+    )  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--profile", choices=SIZES, default=None, help="sizes (ATTNAD_PROFILE)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="arguments of the methods")

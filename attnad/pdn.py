@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -36,23 +37,38 @@ class PDN(nn.Sequential):
         size: ``"S"`` or ``"M"``.
         channels: of the output: 384 for a teacher, 768 for a student.
         attention: name or constructor of a block behind each hidden convolution and its ReLU; None for none.
+        width: of the hidden layers, as a share of the published one.
     """
 
-    def __init__(self, size: str = "S", channels: int = CHANNELS, attention: Attention | None = None):
+    def __init__(
+        self,
+        size: str = "S",
+        channels: int = CHANNELS,
+        attention: Attention | None = None,
+        width: float = 1.0,
+    ):
         if size not in LAYERS:
             raise ValueError(f"size={size!r}: a PDN is 'S' or 'M'")
         layers: OrderedDict[str, nn.Module] = OrderedDict(norm=_Standardise())
         before = 3
-        for index, (width, kernel, pool) in enumerate(LAYERS[size], start=1):
-            layers[f"conv{index}"] = nn.Conv2d(before, width or channels, kernel)
-            if width is not None:
+        for index, (published, kernel, pool) in enumerate(LAYERS[size], start=1):
+            hidden = published and round(width * published)
+            layers[f"conv{index}"] = nn.Conv2d(before, hidden or channels, kernel)
+            if hidden:
                 layers[f"relu{index}"] = nn.ReLU()
                 if attention is not None:
-                    layers[f"attention{index}"] = make_attention(attention, width)
+                    layers[f"attention{index}"] = make_attention(attention, hidden)
                 if pool:
                     layers[f"pool{index}"] = nn.AvgPool2d(2)
-                before = width
+                before = hidden
         super().__init__(layers)
+
+    def forward(self, images: Tensor, outputs: slice = slice(None)) -> Tensor:
+        """All output channels, or only some of them: nothing is spent on the others."""
+        *hidden, last = self
+        for layer in hidden:
+            images = layer(images)
+        return F.conv2d(images, last.weight[outputs], last.bias[outputs])
 
     def attention_parameters(self) -> list[nn.Parameter]:
         """The parameters of all attention blocks."""
@@ -75,6 +91,7 @@ class Autoencoder(nn.Sequential):
         s = image_size
         for grid in (max(1, s // 64 - 1), s // 32, s // 16 - 1, s // 8, s // 4 - 1, s // 2 - 1):
             layers += [nn.Upsample(grid, mode="bilinear"), nn.Conv2d(64, 64, 4, padding=2), nn.ReLU()]
+            layers += [nn.Dropout(0.2)]
         layers += [nn.Upsample(s // 4 - 8, mode="bilinear"), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
         layers += [nn.Conv2d(64, CHANNELS, 3, padding=1)]
         super().__init__(*layers)

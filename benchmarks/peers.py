@@ -1,8 +1,9 @@
-"""Our FastFlow, CFLOW-AD, CS-Flow and PatchCore beside anomalib's: same weights, same pictures, one process.
+"""Our detectors beside anomalib's: same weights, same pictures, one process.
 
 ``pip install anomalib`` (nothing else here needs it), then ``TQDM_DISABLE=1 python benchmarks/peers.py``. For
 each method the weights of ours are copied into anomalib's model and the outputs are compared where both
-define the same; then both are timed in turns. A ratio below 1 means that ours is faster: kept are the median
+define the same; then both are timed in turns. anomalib has RD++ without its projections, reverse
+distillation: for it ours are taken out. A ratio below 1 means that ours is faster: kept are the median
 over the pairs and its 95 % bootstrap interval. Weights are random: they do not change the time.
 
 ``data/results/peers.csv`` has one row for each method, measure and batch size; a new run takes the old one's
@@ -29,7 +30,7 @@ from torch import nn
 
 from attnad import datasets, metrics
 from attnad.cells import few
-from attnad.methods import CFlow, CSFlow, FastFlow, PatchCore
+from attnad.methods import RDPP, CFlow, CSFlow, EfficientAD, FastFlow, PatchCore
 from attnad.methods.patchcore import k_center
 from attnad.results import DATA, provenance
 from attnad.seeding import seeded
@@ -39,6 +40,7 @@ FILE = DATA / "results" / "peers.csv"
 KEY = ["method", "measure", "batch"]
 SIDES = ("ours", "theirs")
 FIGURES = ("ours", "theirs", "unit", "ratio", "low", "high", "pairs")
+METHODS = ("PatchCore", "FastFlow", "CFLOW-AD", "CS-Flow", "Reverse distillation", "EfficientAD")
 MEASURES = ("outputs", "latency", "training step", "memory", "parameters", "coreset", "quality")
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
@@ -54,6 +56,13 @@ def ours(method: str, size: int) -> nn.Module:
     elif method == "CFLOW-AD":
         detector = CFlow("resnet18", fiber=256, **arguments)
         detector.top.zero_()
+    elif method == "Reverse distillation":
+        detector = RDPP(projection_weight=0, **arguments)
+        detector.projections = nn.ModuleList(nn.Identity() for _ in range(3))
+    elif method == "EfficientAD":
+        detector = EfficientAD(
+            teacher=None, penalty=torch.rand(1, 3, size, size), image_size=size, device="cpu"
+        )
     else:
         detector = CSFlow(hidden=256, **arguments)
     for name, parameter in detector.named_parameters():
@@ -76,6 +85,16 @@ def theirs(method: str, size: int) -> nn.Module:
 
         levels = ["layer1", "layer2", "layer3"]
         model = CflowModel("resnet18", levels, pre_trained=False, fiber_batch_size=256)
+    elif method == "Reverse distillation":
+        from anomalib.models.image.reverse_distillation.anomaly_map import AnomalyMapGenerationMode
+        from anomalib.models.image.reverse_distillation.torch_model import ReverseDistillationModel
+
+        levels, add = ["layer1", "layer2", "layer3"], AnomalyMapGenerationMode.ADD
+        model = ReverseDistillationModel("resnet18", (size, size), levels, add, pre_trained=False)
+    elif method == "EfficientAD":
+        from anomalib.models.image.efficient_ad.torch_model import EfficientAdModel, EfficientAdModelSize
+
+        model = EfficientAdModel(384, EfficientAdModelSize.S)
     else:
         from anomalib.models.image.csflow import torch_model
 
@@ -90,6 +109,16 @@ CROSS = (
     {f"conv_scale{i}_0": f"hidden.{i}" for i in range(3)} | {f"conv_scale{i}_1": f"own.{i}" for i in range(3)}
     | {"up_conv10": "up.0", "up_conv21": "up.1", "down_conv01": "down.0", "down_conv12": "down.1"}
 )  # fmt: skip
+# Parts of ours and of theirs that hold the same tensors in the same order.
+SAME = {
+    "EfficientAD": {"teacher": "teacher", "student": "student", "autoencoder": "ae"},
+    "Reverse distillation": {
+        "bottleneck.fine.0.0": "bottleneck.conv1", "bottleneck.fine.0.1": "bottleneck.bn1",
+        "bottleneck.fine.2.0": "bottleneck.conv2", "bottleneck.fine.2.1": "bottleneck.bn2",
+        "bottleneck.middle.0.0": "bottleneck.conv3", "bottleneck.middle.0.1": "bottleneck.bn3",
+        "bottleneck.press": "bottleneck.bn_layer", "decoder": "decoder",
+    },
+}  # fmt: skip
 
 
 @torch.no_grad()
@@ -99,6 +128,15 @@ def copy(mine: nn.Module, other: nn.Module, method: str) -> None:
     wanted = other.state_dict()
     if method == "PatchCore":
         other.memory_bank = tensors["bank"].clone()
+    for own, their in SAME.get(method, {}).items():
+        pair = (m.get_submodule(name).state_dict().values() for m, name in ((mine, own), (other, their)))
+        for source, target in zip(*pair, strict=True):
+            target.copy_(source)
+    if method == "EfficientAD":  # set to what ours begins with
+        values = {"mean": 0.0, "std": 1.0, "qa_st": 0.0, "qb_st": 1.0, "qa_ae": 0.0, "qb_ae": 1.0}
+        for name, parameter in [*other.mean_std.items(), *other.quantiles.items()]:
+            parameter.fill_(values[name])
+        return
     if method == "CS-Flow":
         layers = [m for m in other.modules() if type(m).__name__ == "ParallelGlowCouplingLayer"]
         permutes = [m for m in other.modules() if type(m).__name__ == "ParallelPermute"]
@@ -129,6 +167,11 @@ def copy(mine: nn.Module, other: nn.Module, method: str) -> None:
     assert means <= copied, f"not copied, the names must have changed: {sorted(means - copied)}"
 
 
+def seen(method: str, images: torch.Tensor) -> torch.Tensor:
+    """What anomalib's model is handed: EfficientAD's standardises the pictures itself."""
+    return images if method == "EfficientAD" else (images - MEAN) / STD
+
+
 @torch.no_grad()
 def compare(mine, other, method: str, images) -> dict[str, float]:
     """Largest difference of the outputs, relative to their range, where both mean the same thing."""
@@ -136,7 +179,7 @@ def compare(mine, other, method: str, images) -> dict[str, float]:
         state = mine.frozen(images, False, torch.Generator())
         for i, x in enumerate(mine.features(state)):
             mine.top[i] = mine.log_likelihood(i, *mine.positions(x)).max()
-    mine_out, their_out = mine.predict(images), other((images - MEAN) / STD)
+    mine_out, their_out = mine.predict(images), other(seen(method, images))
     if method == "CS-Flow":
         features = other.feature_extractor((images - MEAN) / STD)
         made_up = [torch.randn(f.shape, generator=torch.Generator().manual_seed(0)) for f in features]
@@ -147,6 +190,8 @@ def compare(mine, other, method: str, images) -> dict[str, float]:
         pairs = {"score": (torch.from_numpy(mine_out.scores), their_out.pred_score)}
     else:
         a, b = torch.from_numpy(mine_out.maps), their_out.anomaly_map.reshape(mine_out.maps.shape)
+        if method == "Reverse distillation":  # the two mirror the picture differently where they blur its rim
+            a, b = a[:, 16:-16, 16:-16], b[:, 16:-16, 16:-16]
         pairs = {"map": (a - a.max(), b - b.max())}  # CFLOW-AD: equal up to a constant
     ranges = {k: (a.max() - a.min()).clamp(min=1e-9) for k, (a, _) in pairs.items()}
     return {k: float((a - b).abs().max() / ranges[k]) for k, (a, b) in pairs.items()}
@@ -181,17 +226,22 @@ def step(method: str, detector, images, own: bool):
     else:
         if method == "FastFlow":
             from anomalib.models.image.fastflow.loss import FastflowLoss as Loss
+        elif method == "Reverse distillation":
+            from anomalib.models.image.reverse_distillation.loss import ReverseDistillationLoss as Loss
+        elif method == "EfficientAD":
+            Loss = lambda: lambda *parts: sum(parts)  # noqa: E731
         else:
             from anomalib.models.image.csflow.loss import CsFlowLoss as Loss
+        inputs = (images, images) if method == "EfficientAD" else (seen(method, images),)
         for name, parameter in detector.named_parameters():
-            if "feature_extractor" in name:
+            if name.startswith(("feature_extractor", "encoder", "teacher", "mean_std", "quantiles")):
                 parameter.requires_grad_(False)
         trained = [p for p in detector.parameters() if p.requires_grad]
         optimizer, criterion = torch.optim.Adam(trained, lr=1e-4), Loss()
 
         def run():
             detector.train()
-            loss = criterion(*detector((images - MEAN) / STD))
+            loss = criterion(*detector(*inputs))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -315,7 +365,7 @@ def peak(method: str, side: str, images: torch.Tensor) -> None:
             model = theirs(method, size)
             if method == "PatchCore":
                 model.memory_bank = torch.rand(2000, 384)
-            model((images - MEAN) / STD)
+            model(seen(method, images))
     # Not getrusage: a process that was forked off a large one begins with that one's peak.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(int(status["VmHWM"].split()[0]) / 1024)
@@ -329,7 +379,7 @@ def memory(method: str, size: int, side: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", nargs="*", default=["PatchCore", "FastFlow", "CFLOW-AD", "CS-Flow"])
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=METHODS)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=20, help="for each measurement")
@@ -353,11 +403,12 @@ def main() -> None:
         for batch in arguments.batches if "latency" in wanted else ():
             x = images[:batch]
             with torch.no_grad():
-                functions = partial(mine.predict, x), partial(lambda m, x: m((x - MEAN) / STD), other, x)
+                functions = partial(mine.predict, x), partial(lambda m, n, x: m(seen(n, x)), other, method, x)
                 record(method, "latency", size, batch, **alternate(*functions, arguments.seconds))
         if "training step" in wanted and method != "PatchCore":  # which has none
-            steps = [step(method, d, images[:4], own) for d, own in ((mine, True), (other, False))]
-            record(method, "training step", size, 4, **alternate(*steps, arguments.seconds, 3))
+            batch = 1 if method == "EfficientAD" else 4
+            steps = [step(method, d, images[:batch], own) for d, own in ((mine, True), (other, False))]
+            record(method, "training step", size, batch, **alternate(*steps, arguments.seconds, 3))
         if "parameters" in wanted:
             counts = [sum(p.numel() for p in d.parameters()) / 1e6 for d in (mine, other)]
             record(method, "parameters", size, **paired(*counts, "million"))

@@ -27,6 +27,23 @@ def fitted(pictures):
     return EfficientAD(**SMALL, attention="se", penalty=pictures).fit(pictures)
 
 
+def test_with_a_margin_the_map_reaches_the_edge_and_a_narrow_student_is_narrow(pictures):
+    bare, filled = (EfficientAD(**SMALL, margin=margin, width=0.25) for margin in (0, 16))
+    assert (
+        bare.fit(pictures).predict(pictures).maps[:, :8] == 0
+    ).all()  # a rim of 16 px, without upsampling's reach
+    assert (filled.fit(pictures).predict(pictures).maps[:, 0] != 0).all()
+    assert filled.student.conv1.out_channels == 32 and filled.student.conv4.out_channels == 768
+    assert filled.teacher.conv1.out_channels == 128
+    with pytest.raises(ValueError, match="margin"):
+        EfficientAD(**SMALL, margin=8)
+
+
+def test_outputs_that_are_not_asked_for_are_left_out():
+    student, picture = PDN("S", 768), torch.rand(1, 3, 48, 48)
+    assert torch.allclose(student(picture)[:, 384:], student(picture, slice(384, None)), atol=1e-6)
+
+
 def test_published_sizes():
     student, autoencoder = PDN("S", 768), Autoencoder(256)
     assert count(PDN("S")) == 2_694_144

@@ -20,6 +20,8 @@ from attnad.methods.pictures import Frozen, stacked
 from attnad.pdn import CHANNELS, PDN, Autoencoder, load_teacher
 from attnad.seeding import seeded
 
+COPY, FOLLOW = slice(CHANNELS), slice(CHANNELS, None)  # the student's outputs for teacher and autoencoder
+
 
 class EfficientAD(Detector):
     """A small student learns to copy a small teacher on normal pictures, and a narrow autoencoder too.
@@ -38,6 +40,10 @@ class EfficientAD(Detector):
         size: ``"S"`` or ``"M"``, of teacher and student.
         attention: name or constructor of an attention block, None for none.
         image_size: 256 px; a multiple of 32, at least 64.
+        margin: pixels that are mirrored around the picture. As published, 0: the maps leave a rim of 16
+            pixels without an answer, which at 256 px is little and at 128 px nearly half of the picture. 16
+            fills it.
+        width: of the student's hidden layers, as a share of the teacher's; 1 is the paper's.
         hard: share of the student's errors that is ignored in each step, 0.999: the loss is the mean of
             the rest.
         penalty: (N, 3, H, W) pictures in [0, 1] of anything, ImageNet in the paper: there the student
@@ -59,6 +65,8 @@ class EfficientAD(Detector):
         size: str = "S",
         attention: Attention | None = None,
         image_size: int = 256,
+        margin: int = 0,
+        width: float = 1.0,
         hard: float = 0.999,
         penalty: Tensor | None = None,
         held_out: float = 0.1,
@@ -76,14 +84,17 @@ class EfficientAD(Detector):
             raise ValueError(
                 f"image_size={image_size}: the autoencoder halves it five times; use 64, 96, 128, ..."
             )
+        if margin % 16:
+            raise ValueError(f"margin={margin}: a multiple of 16")
         self.size, self.attention, self.image_size, self.hard = size, attention, image_size, hard
+        self.margin, self.width = margin, width
         self.penalty = None if penalty is None else torch.as_tensor(penalty)
         self.held_out, self.quantiles, self.steps = held_out, tuple(quantiles), steps
         self.lr, self.weight_decay = lr, weight_decay
         with seeded(seed):
             self.teacher = load_teacher(teacher, size).requires_grad_(False)
-            self.student = PDN(size, 2 * CHANNELS, attention)
-            self.autoencoder = Autoencoder(image_size)
+            self.student = PDN(size, 2 * CHANNELS, attention, width)
+            self.autoencoder = Autoencoder(image_size + 2 * margin)
         self.register_buffer("mean", torch.zeros(1, CHANNELS, 1, 1))
         self.register_buffer("std", torch.ones(1, CHANNELS, 1, 1))
         self.register_buffer("limits", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # (st, ae) x (0, 0.1)
@@ -115,7 +126,7 @@ class EfficientAD(Detector):
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """Pictures and the teacher's view of them; in training also with their colours changed."""
-        images = resize(images, self.image_size)
+        images = F.pad(resize(images, self.image_size), (self.margin,) * 4, mode="reflect")
         state = [images, self.teacher(images)]
         if training:
             changed = recolour(images, generator)
@@ -125,14 +136,15 @@ class EfficientAD(Detector):
     def loss(self, state: list[Tensor], generator: torch.Generator) -> Tensor:
         images, teacher, changed, teacher_changed = state
         teacher, teacher_changed = self._standardised(teacher), self._standardised(teacher_changed)
-        error = (self.student(images)[:, :CHANNELS] - teacher).square()  # (B, 384, h, w)
+        error = (self.student(images, COPY) - teacher).square()  # (B, 384, h, w)
         loss = hard_mean(error, self.hard)
         if self.penalty is not None:
             chosen = torch.randint(len(self.penalty), (len(images),), generator=generator)
             others = penalty_crops(self.penalty[chosen].to(images), self.image_size, generator)
-            loss = loss + self.student(others)[:, :CHANNELS].square().mean()
-        rebuilt = self.autoencoder(changed)
-        followed = self.student(changed)[:, CHANNELS:]
+            loss = loss + self.student(others, COPY).square().mean()
+        with seeded(int(torch.randint(2**31, (), generator=generator))):  # for its dropout
+            rebuilt = self.autoencoder(changed)
+        followed = self.student(changed, FOLLOW)
         return loss + F.mse_loss(rebuilt, teacher_changed) + F.mse_loss(followed, rebuilt)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
@@ -180,8 +192,8 @@ class EfficientAD(Detector):
         """Student against teacher, and student against autoencoder: squared differences, (B, h, w) each."""
         images, teacher = state[:2]
         student = self.student(images)
-        copied = (self._standardised(teacher) - student[:, :CHANNELS]).square().mean(1)
-        followed = (self.autoencoder(images) - student[:, CHANNELS:]).square().mean(1)
+        copied = (self._standardised(teacher) - student[:, COPY]).square().mean(1)
+        followed = (self.autoencoder(images) - student[:, FOLLOW]).square().mean(1)
         return copied, followed
 
     def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -196,7 +208,8 @@ class EfficientAD(Detector):
         return f"colours, seed {self.seed}" if training else ""
 
     def frozen_name(self) -> str:
-        return f"PDN-{self.size} of {float(self.teacher.conv1.weight.sum()):.6g}, {self.image_size} px"
+        checksum = float(self.teacher.conv1.weight.sum())
+        return f"PDN-{self.size} of {checksum:.6g}, {self.image_size} px, margin {self.margin}"
 
 
 class _DroppingAdam(torch.optim.Adam):

@@ -38,7 +38,7 @@ class RDPP(PyramidDetector):
         backbone, weights, levels, attention, attention_points, train_attention: see `PyramidDetector`.
             The teacher; three levels, layers 1 to 3 of ResNet-18 (the paper has WideResNet-50).
         image_size: 256 px.
-        projection_weight: of the three projection losses together, 0.2.
+        projection_weight: of the three projection losses together, 0.2; 0 leaves them and the noise out.
         blur: of the Sinkhorn divergence, 0.05.
         points: positions of each picture that the optimal transport looks at, drawn anew in each step.
         margin: the cosine above which noisy and clean features are pushed apart, 0.5.
@@ -100,15 +100,15 @@ class RDPP(PyramidDetector):
         """The teacher's state for the pictures and, in training, for the same with noise on them."""
         images = self.resized(images)
         state = super().frozen(images, training, generator)
-        if training:
+        if training and self.projection_weight:
             state = state + super().frozen(add_noise(images, self.noise, generator), training, generator)
         return state
 
     def shown(self, training: bool) -> str:
-        return f"noise {self.noise}, seed {self.seed}" if training else ""
+        return f"noise {self.noise}, seed {self.seed}" if training and self.projection_weight else ""
 
     def loss(self, state: list[Tensor], generator: torch.Generator) -> Tensor:
-        half = len(state) // 2
+        half = len(state) // 2 if self.projection_weight else len(state)
         clean, noisy = self.features(state[:half]), self.features(state[half:])  # (B, C, h, w) each
         projected = [p(x) for p, x in zip(self.projections, clean, strict=True)]
         rebuilt = self.decoder(self.bottleneck(projected))
