@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 
@@ -87,6 +88,45 @@ def difference(
         mean, float(low), float(high), float(min(1.0, 2 * (beyond + 1) / (draws + 1))), float(effect),
         len(apart), min(map(len, apart.values())),
     )  # fmt: skip
+
+
+def paired(
+    rows: pd.DataFrame, controls: pd.DataFrame, scores: Mapping[str, np.ndarray], key: str = "command"
+) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Recorded runs and their controls, by category and seed, as `difference` wants them.
+
+    Args:
+        rows, controls: of `attnad.results.read`, one row for each data set, category and seed. Rows without
+            a control are left out.
+        scores: of `attnad.results.scores`.
+        key: the column that names a run in `scores`.
+
+    Raises:
+        ValueError: two runs, or two controls, of one data set, category and seed.
+    """
+    place = ["dataset", "category", "seed"]
+    for part in (rows, controls):
+        if part.duplicated(place).any():
+            raise ValueError(f"more than one run of {part[part.duplicated(place)][place].iloc[0].tolist()}")
+    both = rows.merge(controls, on=place, suffixes=("", " of the control"))
+    return {
+        (f"{row['dataset']}/{row['category']}", int(row["seed"])): (
+            *scores[row[key]], scores[row[f"{key} of the control"]][1],
+        )
+        for row in both.to_dict("records")
+    }  # fmt: skip
+
+
+def verdict(difference: Difference, p: float | None = None) -> str:
+    """What can be said of a claim that something is better, in words.
+
+    Args:
+        difference: of what is claimed to be better and its control.
+        p: corrected for the number of comparisons (`holm`); None takes the difference's own.
+    """
+    if (difference.p if p is None else p) >= 0.05:
+        return "cannot be told from this"
+    return "holds here" if difference.mean > 0 else "does not hold here: it is worse"
 
 
 def wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

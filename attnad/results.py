@@ -9,6 +9,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import attnad
@@ -43,6 +44,21 @@ def read(name: str) -> pd.DataFrame:
         FileNotFoundError: there is no such file; the message lists those there are.
     """
     return _table("results", name)
+
+
+def scores(name: str) -> dict[str, np.ndarray]:
+    """What stands beside `read`: for each run of ``data/results/NAME.csv``, by its command or key, (2, N).
+
+    The first row are the test pictures' labels, the second their scores.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = DATA / "results" / f"{name}_scores.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}: no single scores were kept of {name!r}")
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def provenance(device: str = "cpu") -> dict[str, str]:

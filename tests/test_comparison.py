@@ -1,10 +1,12 @@
 """Differences between detectors: coverage of the interval, what correlated seeds cannot do."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from attnad import comparison
+from attnad.comparison import Difference, paired, verdict
 
 LABELS = np.r_[np.zeros(60, int), np.ones(60, int)]
 
@@ -150,3 +152,31 @@ def test_mean_of_pictures_is_that_of_categories_and_repeated_seeds_are_not_new_p
         comparison.mean_interval({("a", 0): values, ("a", 1): values[:3]})
     with pytest.raises(ValueError, match="no values"):
         comparison.mean_interval({})
+
+
+def test_recorded_runs_are_paired_with_their_controls():
+    def table(name, seeds):
+        return pd.DataFrame(
+            {"dataset": "elpv", "category": "mono", "seed": seeds, "command": [f"{name}{s}" for s in seeds]}
+        )
+
+    kept = {
+        f"{name}{seed}": np.array([[0, 1, 1], [seed, add, 9.0]])
+        for name, add in (("a", 1), ("b", 2))
+        for seed in range(3)
+    }
+    runs = paired(table("a", [0, 1, 2]), table("b", [0, 1]), kept)
+    assert list(runs) == [("elpv/mono", 0), ("elpv/mono", 1)]  # seed 2 has no control
+    labels, own, control = runs["elpv/mono", 1]
+    assert labels.tolist() == [0, 1, 1] and own.tolist() == [1, 1, 9] and control.tolist() == [1, 2, 9]
+    with pytest.raises(ValueError, match="more than one"):
+        paired(table("a", [0, 0]), table("b", [0]), kept)
+
+
+@pytest.mark.parametrize(
+    ("mean", "p", "said"), [(0.1, 0.01, "holds here"), (-0.1, 0.01, "worse"), (0.1, 0.2, "cannot be told")]
+)
+def test_a_verdict_needs_more_than_a_sign(mean, p, said):
+    one = Difference(mean, mean - 0.1, mean + 0.1, p, 1.0, 2, 3)
+    assert said in verdict(one)
+    assert "cannot be told" in verdict(one, p=0.3)
