@@ -30,10 +30,17 @@ SIZES: dict[str, dict[str, dict]] = {
         "RDPP": _RESNET | {"points": 32, "epochs": 12, "batch_size": 8},
         # The published noise is too small for the features of this backbone, see SimpleNet's docstring.
         "SimpleNet": _RESNET
-        | {"dim": 384, "hidden": 256, "noise": 0.1, "lr_adaptor": 1e-5, "batch_size": 4, "epochs": 8},
+        | {"dim": 384, "hidden": 256, "noise": 0.3, "lr_adaptor": 1e-5, "batch_size": 4, "epochs": 12},
         # A hundredth of the published steps: a narrow student, which may learn from more of its errors and
         # faster. And without a margin, the maps of so small a picture would miss nearly half of it.
-        "EfficientAD": {"image_size": 128, "margin": 16, "width": 0.25, "hard": 0.9, "lr": 1e-3, "steps": 720}
+        "EfficientAD": {
+            "image_size": 128,
+            "margin": 16,
+            "width": 0.25,
+            "hard": 0.9,
+            "lr": 1e-3,
+            "steps": 1000,
+        }
         | {"cache": True},
         "Mahalanobis": _POOLED,
         "NearestNeighbor": _POOLED,
