@@ -111,7 +111,7 @@ def cut_and_paste(images: Tensor, generator: torch.Generator) -> Tensor:
 def train_gates(
     attention: Attention,
     question: Question,
-    steps: int = 300,
+    steps: int = 200,
     batch_size: int = 16,
     lr: float = 1e-3,
     backbone: str = "alexnet",
