@@ -170,7 +170,11 @@ def _redrawn_pictures(seeds: Sequence[np.ndarray], draws: int, rng: np.random.Ge
 
 
 def mean_interval(
-    values: Mapping[tuple[str, int], np.ndarray], draws: int = 2000, level: float = 0.95, seed: int = 0
+    values: Mapping[tuple[str, int], np.ndarray],
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    within: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[float, float, float]:
     """Mean of numbers that belong to single pictures, and its interval, drawn as in `difference`.
 
@@ -180,6 +184,7 @@ def mean_interval(
         values: (category, seed) -> (N,), one number for each picture, the same pictures for all seeds of a
             category.
         draws, level, seed: as for `difference`.
+        within: what such a mean can be at all, (0, 1) for shares: stretching may leave that.
 
     Returns:
         the mean over categories of the mean over seeds and pictures, and the interval's two ends.
@@ -198,8 +203,7 @@ def mean_interval(
     rng = np.random.default_rng(seed)
     drawn = redrawn([_redrawn_pictures(seeds, draws, rng) for seeds in parts.values()], level, rng)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    every = np.concatenate([column for seeds in parts.values() for column in seeds])
-    low, high = np.clip((low, high), every.min(), every.max())  # stretching may leave what a mean can be
+    low, high = np.clip((low, high), *within)
     return float(np.mean([np.mean(seeds) for seeds in parts.values()])), float(low), float(high)
 
 

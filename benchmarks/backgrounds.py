@@ -243,7 +243,8 @@ def fits(scenes: list[Scene], count: int, each: int) -> list[dict]:
                     there = defects.any(axis=(1, 2))
                     found["kept"] = (masks & defects)[there].sum((1, 2)) / defects[there].sum((1, 2))
                 for figure, values in found.items():
-                    mean, low, high = comparison.mean_interval({(scene.name, 0): values}, draws=DRAWS)
+                    shares = {(scene.name, 0): values}
+                    mean, low, high = comparison.mean_interval(shares, draws=DRAWS, within=(0, 1))
                     rows.append({"part": "masks", "data": scene.name, "roof": roof, "weighting": kind,
                                  "figure": figure, "mean": mean, "low": low, "high": high,
                                  "train": count, "test_each": each})  # fmt: skip

@@ -95,7 +95,7 @@ def measured(chosen: argparse.Namespace, categories: Sequence[str]) -> pd.DataFr
         for number in NUMBERS:
             of = {(k[0], k[5]): v for k, v in numbers.items() if k[1:5] == (attention, where, target, number)}
             plain = {key: numbers[key[0], None, where, target, number, key[1]] for key in of}
-            mean, low, high = comparison.mean_interval(of)
+            mean, low, high = comparison.mean_interval(of, within=(0, 1))
             gain = comparison.mean_interval({key: of[key] - plain[key] for key in of})
             these = {(c, seed): v for (c, a, seed), v in scores.items() if a == attention}
             apart = comparison.difference(

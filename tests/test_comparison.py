@@ -154,6 +154,13 @@ def test_mean_of_pictures_is_that_of_categories_and_repeated_seeds_are_not_new_p
         comparison.mean_interval({})
 
 
+def test_an_interval_over_few_seeds_is_not_cut_at_what_was_seen():
+    few = {("a", seed): np.array([value]) for seed, value in enumerate((0.1, 0.2, 0.3))}
+    _, low, high = comparison.mean_interval(few)
+    assert low < 0.1 and high > 0.3  # Student's t for three: 0.2 +- 0.25
+    assert comparison.mean_interval(few, within=(0, 1))[1] == 0
+
+
 def test_recorded_runs_are_paired_with_their_controls():
     def table(name, seeds):
         return pd.DataFrame(
