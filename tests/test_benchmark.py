@@ -19,7 +19,7 @@ import attnad.cells
 from attnad import benchmark, datasets, metrics
 from attnad.cells import COLUMNS, Cell, Outcome, attempt, few, run
 from attnad.methods import CollapseWarning
-from attnad.sizes import METHODS, SIZES
+from attnad.sizes import METHODS, PICTURES, SIZES
 
 TINY = {"train": 8, "test": 4}
 SETTINGS = {
@@ -46,7 +46,7 @@ def test_plan_crosses_everything_but_varies_no_place_without_attention():
     assert len(made) == categories * 2 * (1 + 2)
     assert {c.points for c in made if c.attention == "none"} == {""}
     assert {c.points for c in made if c.attention == "se"} == {"AB1", "AB1+AB3"}
-    assert (made[0].train, made[0].test) == (300, 150)
+    assert (made[0].train, made[0].test) == PICTURES["quick"]
 
 
 @pytest.mark.parametrize(
