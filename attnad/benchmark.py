@@ -80,7 +80,7 @@ def plan(
         for each in categories:
             source.check_category(each)
             if knobs:  # before anything runs: are they there?
-                datasets.load(name, each, size=8, **settings(knobs.split(",")))
+                _try_options(text, name, each, settings(knobs.split(",")))
             pairs.append((name, each + colon + knobs))
     most = PICTURES.get(profile, (0, 0))
     limits = (most[0] if train is None else train, most[1] if test is None else test)
@@ -95,6 +95,17 @@ def plan(
     return list(dict.fromkeys(cells))  # a name given twice is still one run
 
 
+def _try_options(text: str, name: str, category: str, options: dict) -> None:
+    """Raise ValueError if a data set does not take these options, or not these values."""
+    taken = {"name", "category", "split", "size"} & set(options)
+    if taken:
+        raise ValueError(f"{text}: {', '.join(sorted(taken))} has no place there: a cell decides it")
+    try:
+        datasets.load(name, category, size=8, **options)
+    except TypeError as error:
+        raise ValueError(f"{text}: {error}") from error
+
+
 class Table:
     """The file of a sweep, ``NAME.csv``, and each test picture's score beside it in ``NAME_scores.npz``.
 
@@ -105,15 +116,14 @@ class Table:
     def __init__(self, path: str | Path, cells: Sequence[Cell]):
         self.path, self.cells = Path(path), cells
         self.wanted = dict.fromkeys(cell.command() for cell in cells)
-        self.scores_path = self.path.with_name(self.path.stem + "_scores.npz")
         self.rows: dict[str, list[dict]] = {}
         self.scores: dict[str, np.ndarray] = {}
         if self.path.exists():
             with self.path.open(newline="", encoding="utf8") as file:
                 for row in csv.DictReader(file):
                     self.rows.setdefault(row["command"], []).append(row)
-        if self.scores_path.exists():
-            with np.load(self.scores_path, allow_pickle=False) as file:
+        if scores_path(self.path).exists():
+            with np.load(scores_path(self.path), allow_pickle=False) as file:
                 self.scores = {name: file[name] for name in file.files}
 
     def missing(self) -> list[Cell]:
@@ -126,16 +136,27 @@ class Table:
         if outcome.scores is not None and outcome.labels is not None:
             self.scores[cell.command()] = np.stack([outcome.labels.astype(np.float32), outcome.scores])
         order = [*(c for c in self.rows if c not in self.wanted), *(c for c in self.wanted if c in self.rows)]
-        packed, text = io.BytesIO(), io.StringIO(newline="")
-        np.savez_compressed(packed, **{name: self.scores[name] for name in order if name in self.scores})
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for command in order:
-            writer.writerows(self.rows[command])
-        # The scores first: a row is never there without its scores.
-        for path, content in ((self.scores_path, packed.getvalue()), (self.path, text.getvalue().encode())):
-            with replaced(path) as partial:
-                partial.write_bytes(content)
+        scores = {name: self.scores[name] for name in order if name in self.scores}
+        write_table(self.path, COLUMNS, [row for command in order for row in self.rows[command]], scores)
+
+
+def scores_path(path: Path) -> Path:
+    """Where the single scores of a table lie: ``NAME_scores.npz`` beside ``NAME.csv``."""
+    return path.with_name(path.stem + "_scores.npz")
+
+
+def write_table(
+    path: Path, columns: Sequence[str], rows: Iterable[dict], scores: dict[str, np.ndarray]
+) -> None:
+    """Write a table and its scores, each in one step; the scores first: a row is never without its own."""
+    packed, text = io.BytesIO(), io.StringIO(newline="")
+    np.savez_compressed(packed, **scores)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    for file, content in ((scores_path(path), packed.getvalue()), (path, text.getvalue().encode())):
+        with replaced(file) as partial:
+            partial.write_bytes(content)
 
 
 def sweep(

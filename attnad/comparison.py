@@ -11,13 +11,14 @@ from scipy import stats
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Image AUROC of one detector minus that of its control.
+class Estimate:
+    """A mean over categories, seeds and test pictures, with what chance could have made of it.
 
     Attributes:
         mean: over categories of the mean over seeds.
-        low, high: interval of the hierarchical bootstrap.
-        p: two-sided: twice the share of bootstrap draws on the other side of zero; at least 2 / (draws + 1).
+        low, high: interval of the hierarchical bootstrap; nan for a single number, which has none.
+        p: two-sided, of a mean of zero: twice the share of bootstrap draws on the other side of it; at least
+            2 / (draws + 1). 1 for a single number.
         effect: the mean in units of the spread of single runs (category and seed); nan for one run.
         categories, seeds: how many there were; seeds of the category with the fewest.
     """
@@ -30,13 +31,16 @@ class Difference:
     categories: int
     seeds: int
 
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f}" + ("" if np.isnan(self.low) else f" [{self.low:+.3f}, {self.high:+.3f}]")
+
 
 def difference(
     runs: Mapping[tuple[str, int], tuple[np.ndarray, np.ndarray, np.ndarray]],
     draws: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> Difference:
+) -> Estimate:
     """Compare two detectors that were run on the same categories with the same seeds.
 
     Three things could have come out otherwise: which categories, which seeds, which test pictures. Each
@@ -76,17 +80,26 @@ def difference(
         if not np.array_equal(labels, tested.setdefault(category, labels)):
             raise ValueError(f"{category}, seed {each}: other test pictures than those of the other seeds")
         apart.setdefault(category, []).append(wins(labels, scores) - wins(labels, control))
-    singles = [[float(one.mean()) for one in seeds] for seeds in apart.values()]
+    return _estimate(list(apart.values()), draws, level, seed, (-1.0, 1.0))
+
+
+def _estimate(
+    parts: Sequence[Sequence[np.ndarray]], draws: int, level: float, seed: int, within: tuple[float, float]
+) -> Estimate:
+    """Of numbers that belong to pairs of pictures: for each category, for each seed (anomalous, normal)."""
+    singles = [[float(one.mean()) for one in seeds] for seeds in parts]
     mean = float(np.mean([np.mean(values) for values in singles]))
+    fewest, runs = min(map(len, singles)), np.concatenate(singles)
+    if len(runs) == parts[0][0].size == 1:
+        return Estimate(mean, np.nan, np.nan, 1.0, np.nan, 1, 1)
     rng = np.random.default_rng(seed)
-    drawn = redrawn([_redrawn_pictures(seeds, draws, rng) for seeds in apart.values()], level, rng)
+    drawn = redrawn([_redrawn_pictures(seeds, draws, rng) for seeds in parts], level, rng, within)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     beyond = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    spread = np.std(np.concatenate(singles), ddof=1) if sum(map(len, singles)) > 1 else np.nan
-    effect = mean / spread if spread > 0 else float("nan")
-    return Difference(
-        mean, float(low), float(high), float(min(1.0, 2 * (beyond + 1) / (draws + 1))), float(effect),
-        len(apart), min(map(len, apart.values())),
+    spread = np.std(runs, ddof=1) if len(runs) > 1 else np.nan
+    return Estimate(
+        mean, float(low), float(high), float(min(1.0, 2 * (beyond + 1) / (draws + 1))),
+        float(mean / spread) if spread > 0 else np.nan, len(parts), fewest,
     )  # fmt: skip
 
 
@@ -117,16 +130,16 @@ def paired(
     }  # fmt: skip
 
 
-def verdict(difference: Difference, p: float | None = None) -> str:
+def verdict(estimate: Estimate, p: float | None = None) -> str:
     """What can be said of a claim that something is better, in words.
 
     Args:
-        difference: of what is claimed to be better and its control.
+        estimate: of the difference between what is claimed to be better and its control.
         p: corrected for the number of comparisons (`holm`); None takes the difference's own.
     """
-    if (difference.p if p is None else p) >= 0.05:
+    if (estimate.p if p is None else p) >= 0.05:
         return "cannot be told from this"
-    return "holds here" if difference.mean > 0 else "does not hold here: it is worse"
+    return "holds here" if estimate.mean > 0 else "does not hold here: it is worse"
 
 
 def wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -134,12 +147,18 @@ def wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return (np.sign(scores[labels == 1][:, None] - scores[labels == 0][None]) + 1) / 2
 
 
-def redrawn(each: Sequence[np.ndarray], level: float, rng: np.random.Generator) -> np.ndarray:
+def redrawn(
+    each: Sequence[np.ndarray],
+    level: float,
+    rng: np.random.Generator,
+    within: tuple[float, float] = (-np.inf, np.inf),
+) -> np.ndarray:
     """(draws,) means over redrawn categories and seeds; see `difference` for the stretching.
 
     Args:
         each: for each category, (draws, seeds) means over redrawn pictures, the same for all its seeds.
         level: of the interval that is wanted.
+        within: what such a mean can be at all, (0, 1) for shares: stretching would leave that.
     """
     draws = len(each[0])
 
@@ -154,7 +173,7 @@ def redrawn(each: Sequence[np.ndarray], level: float, rng: np.random.Generator) 
         return by_pictures
     upper = (1 + level) / 2
     stretch = stats.t(n - 1).ppf(upper) / stats.norm.ppf(upper) * np.sqrt(n / (n - 1))
-    return by_pictures + stretch * (by_all - by_pictures)
+    return np.clip(by_pictures + stretch * (by_all - by_pictures), *within)
 
 
 def _redrawn_pictures(seeds: Sequence[np.ndarray], draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -175,19 +194,17 @@ def mean_interval(
     level: float = 0.95,
     seed: int = 0,
     within: tuple[float, float] = (-np.inf, np.inf),
-) -> tuple[float, float, float]:
-    """Mean of numbers that belong to single pictures, and its interval, drawn as in `difference`.
+) -> Estimate:
+    """Mean of numbers that belong to single pictures, or to whole runs, estimated as in `difference`.
 
-    To compare two detectors, hand in the differences, picture by picture.
+    To compare two detectors, hand in the differences. Where a run has only one number, no pictures are
+    redrawn: the interval then says nothing about others.
 
     Args:
         values: (category, seed) -> (N,), one number for each picture, the same pictures for all seeds of a
-            category.
+            category; or (1,), the run's number.
         draws, level, seed: as for `difference`.
-        within: what such a mean can be at all, (0, 1) for shares: stretching may leave that.
-
-    Returns:
-        the mean over categories of the mean over seeds and pictures, and the interval's two ends.
+        within: what such a mean can be at all, (0, 1) for shares.
 
     Raises:
         ValueError: no values, or seeds of one category with different numbers of pictures.
@@ -200,11 +217,7 @@ def mean_interval(
         parts.setdefault(category, []).append(column)
     if not parts:
         raise ValueError("there are no values to average")
-    rng = np.random.default_rng(seed)
-    drawn = redrawn([_redrawn_pictures(seeds, draws, rng) for seeds in parts.values()], level, rng)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    low, high = np.clip((low, high), *within)
-    return float(np.mean([np.mean(seeds) for seeds in parts.values()])), float(low), float(high)
+    return _estimate(list(parts.values()), draws, level, seed, within)
 
 
 def auroc_interval(

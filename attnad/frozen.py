@@ -27,13 +27,11 @@ class Backbone(nn.Module, ABC):
     Attributes:
         channels: of each returned level.
         attention: the blocks by point; the same modules that run inside the network.
-        distilled_with: the attention that its weights were trained along with, None for none.
     """
 
     all_levels: tuple[str, ...]
     all_points: tuple[str, ...]
     mean, std = IMAGENET_MEAN, IMAGENET_STD
-    distilled_with: str | None = None
     _mean: Tensor
     _std: Tensor
 

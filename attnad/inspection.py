@@ -118,7 +118,8 @@ def report(judged: Sequence[Judged], line: float | None = None, title: str = "In
 def framed(page: str, title: str, height: int = 430) -> str:
     """A page inside another one, as HTML: what `report` returns, shown in a notebook."""
     style = f"width:100%;height:{height}px;border:1px solid #8888"
-    return f'<div><iframe title="{title}" srcdoc="{html.escape(page)}" style="{style}"></iframe></div>'
+    title, page = html.escape(title), html.escape(page)
+    return f'<div><iframe title="{title}" srcdoc="{page}" style="{style}"></iframe></div>'
 
 
 def _card(one: Judged, line: float | None, low: float, high: float) -> str:

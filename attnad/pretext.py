@@ -34,8 +34,10 @@ class FromIdentity(nn.Module):
     def __init__(self, block: nn.Module):
         super().__init__()
         gates = [module for module in block.modules() if isinstance(module, Gate)]
-        if not gates:
-            raise ValueError(f"{type(block).__name__} has no gate that could start at 1/2")
+        inside = {module for gate in gates for module in gate.modules() if module is not gate}
+        gates = [gate for gate in gates if gate not in inside]  # a shuffled one has the one it shuffles
+        if not gates or not all(list(gate.parameters()) for gate in gates):
+            raise ValueError(f"{type(block).__name__} has no gate to learn, or one that cannot")
         for gate in gates:
             nn.init.zeros_(list(gate.parameters())[-1])
         self.block, self.scale = block, 2.0 ** len(gates)
@@ -148,7 +150,6 @@ def train_gates(
     network.freeze(train_attention=True)
     trained = [*network.attention_parameters(), *head.parameters()]
     optimizer, history = torch.optim.Adam(trained, lr), []
-    network.train()
     for _ in trange(steps, desc="gates learn", leave=False):
         images, answers = question(batch_size, generator)
         said = head(network(images)[-1].mean(dim=(2, 3)))
@@ -161,6 +162,6 @@ def train_gates(
     def trained_block(channels: int) -> nn.Module:
         first, *rest = made[channels]
         made[channels] = [*rest, first]  # whoever asks again gets the next of this width
-        return copy.deepcopy(first).eval()
+        return copy.deepcopy(first)
 
     return trained_block, history

@@ -99,8 +99,7 @@ def distilled_for(backbone: Backbone, name: str, attention: Attention | None) ->
         ValueError: a level for which there are none.
         WeightsUnavailable: see `distilled`.
     """
-    backbone.distilled_with = distilled_gates(name, attention) if backbone.points else None
-    tensors = distilled(name, backbone.distilled_with)
+    tensors = distilled(name, distilled_gates(name, attention) if backbone.points else None)
     for key in [key for key in tensors if key.startswith("mean_gate.")]:
         _, point, block = key.split(".")
         mean = tensors.pop(key)

@@ -27,7 +27,7 @@ from scipy import ndimage
 from attnad import comparison, datasets, metrics
 from attnad.cells import few
 from attnad.foreground import Foreground, as_masks, iou, weighted
-from attnad.methods import CentrePrior, Prediction
+from attnad.methods import CentrePrior, Prediction, Shared
 from attnad.results import DATA, provenance
 from attnad.sizes import LITE0, METHODS
 
@@ -99,7 +99,7 @@ class Draws:
         return np.trapezoid(curves, grid, axis=1) / LIMIT
 
 
-def interval(values: dict[tuple[str, int], np.ndarray]) -> tuple[float, float, float]:
+def interval(values: dict[tuple[str, int], np.ndarray], least: float = 0.0) -> tuple[float, float, float]:
     """(category, seed) -> (DRAWS + 1,): the mean over categories and seeds, and its interval's ends.
 
     Few categories, or few seeds of one, vary less among themselves than many would: what they add to the
@@ -109,7 +109,7 @@ def interval(values: dict[tuple[str, int], np.ndarray]) -> tuple[float, float, f
     for (category, _), values_drawn in sorted(values.items()):
         by.setdefault(category, []).append(values_drawn)
     every = [np.stack(seeds, axis=1) for seeds in by.values()]  # (DRAWS + 1, seeds) each
-    found = comparison.redrawn([seeds[1:] for seeds in every], 0.95, np.random.default_rng(1))
+    found = comparison.redrawn([seeds[1:] for seeds in every], 0.95, np.random.default_rng(1), (least, 1.0))
     low, high = np.quantile(found, [0.025, 0.975])
     return float(np.mean([seeds[0].mean() for seeds in every])), float(low), float(high)
 
@@ -134,6 +134,7 @@ class Scene:
         self.name = name
         self.images, _, _, objects = arrays(train)
         self.tests = {key: arrays(test) for key, test in tests.items()}
+        self.shared = Shared(self.images, self.images, *(test[0] for test in self.tests.values()))
         self.draws = {key: Draws(test[1], test[2]) for key, test in self.tests.items()}
         component = Foreground().fit(self.images)
         taught = taught or Foreground().fit(self.images, objects)
@@ -154,11 +155,12 @@ class Scene:
         """(test set, weighting, figure) -> (DRAWS + 1,) of a detector trained here."""
         begin = time.perf_counter()
         detector = METHODS[method](**LITE0[method] | arguments, seed=seed, device="cpu")
-        detector.fit(self.images)
-        zero = float(detector.predict(self.images).maps.min())
+        fitted, normal, *tested = self.shared(detector) if detector.cache else self.shared.sets
+        detector.fit(fitted)
+        zero = float(detector.predict(normal).maps.min())
         found, before = {}, {}
-        for key, (images, *_) in self.tests.items():
-            prediction = detector.predict(images)
+        for key, pictures in zip(self.tests, tested, strict=True):
+            prediction = detector.predict(pictures)
             for weighting, mask in self.masks[key].items():
                 if weightings is None or weighting in weightings:
                     now = weighted(prediction, mask, zero)
@@ -173,7 +175,7 @@ class Scene:
 def row(part, data, roof, method, attention, weighting, figure, mine, control, **more) -> dict:
     """One row: the figure with its interval, and its difference to the control's."""
     mean, low, high = interval(mine)
-    gain = interval({key: mine[key] - control[key] for key in mine})
+    gain = interval({key: mine[key] - control[key] for key in mine}, least=-1)
     return {
         "part": part, "data": data, "roof": roof, "method": method, "attention": attention,
         "weighting": weighting, "figure": figure, "mean": mean, "low": low, "high": high,
@@ -243,10 +245,9 @@ def fits(scenes: list[Scene], count: int, each: int) -> list[dict]:
                     there = defects.any(axis=(1, 2))
                     found["kept"] = (masks & defects)[there].sum((1, 2)) / defects[there].sum((1, 2))
                 for figure, values in found.items():
-                    shares = {(scene.name, 0): values}
-                    mean, low, high = comparison.mean_interval(shares, draws=DRAWS, within=(0, 1))
+                    share = comparison.mean_interval({(scene.name, 0): values}, draws=DRAWS)
                     rows.append({"part": "masks", "data": scene.name, "roof": roof, "weighting": kind,
-                                 "figure": figure, "mean": mean, "low": low, "high": high,
+                                 "figure": figure, "mean": share.mean, "low": share.low, "high": share.high,
                                  "train": count, "test_each": each})  # fmt: skip
     return rows
 

@@ -95,8 +95,8 @@ def measured(chosen: argparse.Namespace, categories: Sequence[str]) -> pd.DataFr
         for number in NUMBERS:
             of = {(k[0], k[5]): v for k, v in numbers.items() if k[1:5] == (attention, where, target, number)}
             plain = {key: numbers[key[0], None, where, target, number, key[1]] for key in of}
-            mean, low, high = comparison.mean_interval(of, within=(0, 1))
-            gain = comparison.mean_interval({key: of[key] - plain[key] for key in of})
+            own = comparison.mean_interval(of, within=(0, 1))
+            gain = comparison.mean_interval({key: of[key] - plain[key] for key in of}, within=(-1, 1))
             these = {(c, seed): v for (c, a, seed), v in scores.items() if a == attention}
             apart = comparison.difference(
                 {(c, seed): (*v, scores[c, None, seed][1]) for (c, seed), v in these.items()}
@@ -104,8 +104,8 @@ def measured(chosen: argparse.Namespace, categories: Sequence[str]) -> pd.DataFr
             auroc = np.mean([metrics.image_auroc(*v) for v in these.values()])
             rows.append({
                 "dataset": name, "attention": attention or "none", "layer": where, "target": target,
-                "number": number, "mean": mean, "low": low, "high": high,
-                "gain": gain[0], "gain_low": gain[1], "gain_high": gain[2], "auroc": auroc,
+                "number": number, "mean": own.mean, "low": own.low, "high": own.high,
+                "gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "auroc": auroc,
                 "auroc_gain": apart.mean, "auroc_gain_low": apart.low, "auroc_gain_high": apart.high,
                 "categories": apart.categories, "seeds": chosen.seeds, "train": chosen.train,
                 "test_each": chosen.test, "image_size": SIZE,

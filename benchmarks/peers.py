@@ -63,7 +63,6 @@ def ours(method: str, size: int) -> nn.Module:
         detector = EfficientAD(
             teacher=None, penalty=torch.rand(1, 3, size, size), image_size=size, device="cpu"
         )
-        detector._passes = 1  # what fit sets: steps of an epoch
     else:
         detector = CSFlow(hidden=256, **arguments)
     for name, parameter in detector.named_parameters():

@@ -8,7 +8,7 @@ the normalisation is batch normalisation unless the signal says otherwise. Choic
 the generated vari-grip; ELPV poly and Magnetic Tile are there to confirm, once.
 
 ``data/results/signals.csv`` has one row for each run, ``signals_scores.npz`` each test picture's label and
-score; runs that are there are left out.
+score by the row's ``key``; runs that are there are left out. ``control`` names the signal to compare with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import io
+import itertools
 import shlex
 import time
 from pathlib import Path
@@ -26,16 +26,15 @@ import torch
 
 from attnad import benchmark, datasets, metrics
 from attnad.attention import CBAM, SqueezeExcitation
-from attnad.cells import COLUMNS
+from attnad.cells import COLUMNS, Cell
 from attnad.methods import DifferNet, Mahalanobis, Shared
-from attnad.methods.files import replaced
 from attnad.methods.pictures import stacked
 from attnad.pretext import ConstantGate, FromIdentity, is_pasted, train_gates, which
 from attnad.results import DATA, provenance
 from attnad.sizes import SIZES
 
 FILE = DATA / "results" / "signals.csv"
-FIELDS = ("signal", *COLUMNS, "right", "spread")
+FIELDS = ("key", "signal", "control", *COLUMNS, "right", "spread")
 DATASETS = (
     "elpv/mono", "powerline/vari_grip:clutter=0,scale=1.6", "elpv/poly", "magnetic_tile/magnetic_tile",
 )  # fmt: skip
@@ -74,31 +73,33 @@ def assets() -> list[torch.Tensor]:
 @functools.cache
 def trained(signal: str, kind: str, data: str, seed: int):
     """Gates, and the share of right answers in the last fifth of their training; `data` is "" for any."""
-    question = which(assets()) if signal == "which asset" else is_pasted(stacked(load(data)[0]))
+    question = which(assets()) if signal == "which asset" else is_pasted(pictures(data)[1].sets[0])
     gates, history = train_gates(BLOCKS.get(kind, ConstantGate), question, seed=seed)
     return gates, float(np.mean([entry["right"] for entry in history[-len(history) // 5 :]]))
 
 
 @functools.cache
-def load(data: str) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Pictures to train on and to test on: those of the benchmark."""
-    return benchmark.plan(["DifferNet"], data=[data], profile="quick")[0].data(SIZE)
+def pictures(data: str) -> tuple[Cell, Shared, np.ndarray]:
+    """A cell of the benchmark with these data, its pictures to train on and to test on, and their labels."""
+    (cell,) = benchmark.plan(["DifferNet"], data=[data], profile="quick")
+    train, test = cell.data(SIZE)
+    return cell, Shared(stacked(train), stacked(test)), test.labels
 
 
-@functools.cache
-def shared(data: str) -> Shared:
-    return Shared(*(stacked(part) for part in load(data)))
+def key(signal: str, judge: str, kind: str, cell: Cell, seed: int) -> str:
+    """Names a run."""
+    return " | ".join((signal, judge, kind, cell.dataset, cell.category, str(seed)))
 
 
 def run(signal: str, kind: str, data: str, seed: int) -> list[tuple[dict, np.ndarray]]:
     """Rows of both judges, and labels and scores (2, N) of the test pictures of each."""
-    arguments, known = SIGNALS[signal][kind], provenance()
-    more: dict = {}
+    arguments, known, right = SIGNALS[signal][kind], provenance(), ""
     if arguments is None:
-        gates, right = trained(signal, kind, "" if signal == "which asset" else data, seed)
-        arguments, more = {"attention": gates}, {"right": round(right, 3)}
-    labels, found = load(data)[1].labels, []
+        gates, share = trained(signal, kind, "" if signal == "which asset" else data, seed)
+        arguments, right = {"attention": gates}, round(share, 3)
+    cell, shared, labels = pictures(data)
     words = ["python", "benchmarks/signals.py", "--data", data, "--signals", signal, "--attention", kind]
+    found = []
     for judge in (DifferNet, Mahalanobis):
         if judge is Mahalanobis and arguments.get("train_attention"):
             continue  # it has no likelihood to train a gate with
@@ -106,30 +107,25 @@ def run(signal: str, kind: str, data: str, seed: int) -> list[tuple[dict, np.nda
         if judge is Mahalanobis and signal == "none, standardized once":
             continue  # it always does that
         start = time.perf_counter()
-        detector = judge(**SIZES["quick"][judge.__name__] | allowed, seed=seed)
-        train, test = shared(data)(detector)
+        detector = judge(**SIZES["quick"][judge.__name__] | allowed, seed=seed, device="cpu")
+        train, test = shared(detector)
         scores = detector.fit(train).predict(test).scores
-        if judge is DifferNet:
-            more["spread"] = round(detector.history[-1]["spread"], 4)
-        name, _, category = data.partition("/")
-        row = dict.fromkeys(FIELDS, "") | {
-            "signal": signal, "method": judge.__name__, "attention": kind, "dataset": name,
+        row = dict.fromkeys(FIELDS, "") | known | {
+            "key": key(signal, judge.__name__, kind, cell, seed), "signal": signal, "right": right,
+            "control": "" if kind == "none" else CONTROL.get(signal, "none"),
+            "method": judge.__name__, "attention": kind, "dataset": cell.dataset, "category": cell.category,
             "attention_points": "+".join(detector.extractor.points), "backbone": detector.backbone,
-            "weights": detector.weights, "category": category, "seed": seed, "profile": "quick",
-            "protocol": "last", "image_auroc": round(metrics.image_auroc(labels, scores), 4),
+            "weights": detector.weights, "seed": seed, "profile": "quick", "protocol": "last",
+            "image_auroc": round(metrics.image_auroc(labels, scores), 4),
             "epochs": detector.epochs, "image_size": SIZE, "train": len(train),
             "test_normal": int((labels == 0).sum()), "test_anomalous": int(labels.sum()),
             "seconds": round(time.perf_counter() - start, 1),
             "command": shlex.join([*words, "--seeds", str(seed)]),
         }  # fmt: skip
-        found.append((row | more | known, np.stack([labels.astype(np.float32), scores.astype(np.float32)])))
+        if judge is DifferNet:
+            row["spread"] = round(detector.history[-1]["spread"], 4)
+        found.append((row, np.stack([labels.astype(np.float32), scores.astype(np.float32)])))
     return found
-
-
-def key(row: dict) -> str:
-    """Names a run: the key of its scores too."""
-    names = ("signal", "method", "attention", "dataset", "category", "seed")
-    return " | ".join(str(row[name]) for name in names)
 
 
 def main() -> None:
@@ -144,35 +140,19 @@ def main() -> None:
     chosen = parser.parse_args()
     rows: dict[str, dict] = {}
     scores: dict[str, np.ndarray] = {}
-    packed_file = chosen.out.with_name(chosen.out.stem + "_scores.npz")
     if chosen.out.exists():
         with chosen.out.open(newline="", encoding="utf8") as file:
-            rows = {key(row): row for row in csv.DictReader(file)}
-        with np.load(packed_file) as file:
+            rows = {row["key"]: row for row in csv.DictReader(file)}
+        with np.load(benchmark.scores_path(chosen.out)) as file:
             scores = dict(file)
-    for data in chosen.data:
-        for seed in chosen.seeds:
-            for signal in chosen.signals:
-                for kind in set(chosen.attention) & set(SIGNALS[signal]):
-                    first = {"signal": signal, "method": "DifferNet", "attention": kind, "seed": seed}
-                    name, _, category = data.partition("/")
-                    if key(first | {"dataset": name, "category": category}) in rows:
-                        continue
-                    for row, numbers in run(signal, kind, data, seed):
-                        rows[key(row)], scores[key(row)] = row, numbers
-                        print(key(row), row["image_auroc"], row["right"], f"{row['seconds']} s", flush=True)
-                    write(chosen.out, packed_file, rows, scores)
-
-
-def write(out: Path, packed_file: Path, rows: dict[str, dict], scores: dict[str, np.ndarray]) -> None:
-    packed, text = io.BytesIO(), io.StringIO(newline="")
-    np.savez_compressed(packed, **scores)
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows.values())
-    for path, content in ((packed_file, packed.getvalue()), (out, text.getvalue().encode())):
-        with replaced(path) as partial:
-            partial.write_bytes(content)
+    for data, seed, signal in itertools.product(chosen.data, chosen.seeds, chosen.signals):
+        for kind in (kind for kind in SIGNALS[signal] if kind in chosen.attention):
+            if key(signal, "DifferNet", kind, pictures(data)[0], seed) in rows:
+                continue
+            for row, numbers in run(signal, kind, data, seed):
+                rows[row["key"]], scores[row["key"]] = row, numbers
+                print(row["key"], row["image_auroc"], row["right"], f"{row['seconds']} s", flush=True)
+            benchmark.write_table(chosen.out, FIELDS, rows.values(), scores)
 
 
 if __name__ == "__main__":

@@ -56,11 +56,13 @@ def test_plan_crosses_everything_but_varies_no_place_without_attention():
         {"data": ["folder"]}, {"data": ["folder/*"]}, {"attentions": ["none", "sse"]},
         {"options": {"attention": "se"}}, {"options": {"seed": 1}},
         {"data": ["powerline/vari_grip:cluter=0"]}, {"data": ["elpv/mono:clutter=0"]},
+        {"data": ["powerline/vari_grip:size=64"]}, {"data": ["powerline/vari_grip:split=train"]},
+        {"data": ["powerline/vari_grip:clutter=abc"]},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )  # fmt: skip
 def test_unknown_names_are_refused_before_anything_runs(wrong):
-    with pytest.raises(ValueError, match=r"there (are|is)|has no|There (are|is)"):
+    with pytest.raises(ValueError, match=r"there (are|is)|has no|There (are|is)|not supported"):
         benchmark.plan(**{"methods": ["DifferNet"]} | wrong)
 
 

@@ -1,4 +1,4 @@
-"""Differences between detectors: coverage of the interval, what correlated seeds cannot do."""
+"""Estimates between detectors: coverage of the interval, what correlated seeds cannot do."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from attnad import comparison
-from attnad.comparison import Difference, paired, verdict
+from attnad.comparison import Estimate, paired, verdict
 
 LABELS = np.r_[np.zeros(60, int), np.ones(60, int)]
 
@@ -137,7 +137,7 @@ def test_interval_of_a_mean_covers_the_truth_about_as_often_as_it_says():
     rng, covered, trials = np.random.default_rng(4), 0, 150
     for trial in range(trials):
         got = comparison.mean_interval({("a", 0): rng.exponential(size=60)}, draws=300, seed=trial)
-        covered += got[1] <= 1 <= got[2]
+        covered += got.low <= 1 <= got.high
     assert 0.88 <= covered / trials <= 0.99
 
 
@@ -145,9 +145,9 @@ def test_mean_of_pictures_is_that_of_categories_and_repeated_seeds_are_not_new_p
     rng = np.random.default_rng(5)
     values = rng.normal(size=40)
     few = {("a", 0): values, ("b", 0): np.zeros(10)}
-    assert comparison.mean_interval(few, draws=50)[0] == pytest.approx(values.mean() / 2)
+    assert comparison.mean_interval(few, draws=50).mean == pytest.approx(values.mean() / 2)
     once, often = (comparison.mean_interval({("a", s): values for s in range(n)}) for n in (1, 30))
-    assert often[2] - often[1] == pytest.approx(once[2] - once[1], rel=0.15)
+    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.15)
     with pytest.raises(ValueError, match="a, seed 1: 3 pictures"):
         comparison.mean_interval({("a", 0): values, ("a", 1): values[:3]})
     with pytest.raises(ValueError, match="no values"):
@@ -156,9 +156,23 @@ def test_mean_of_pictures_is_that_of_categories_and_repeated_seeds_are_not_new_p
 
 def test_an_interval_over_few_seeds_is_not_cut_at_what_was_seen():
     few = {("a", seed): np.array([value]) for seed, value in enumerate((0.1, 0.2, 0.3))}
-    _, low, high = comparison.mean_interval(few)
-    assert low < 0.1 and high > 0.3  # Student's t for three: 0.2 +- 0.25
-    assert comparison.mean_interval(few, within=(0, 1))[1] == 0
+    got = comparison.mean_interval(few)
+    assert got.low < 0.1 and got.high > 0.3  # Student's t for three: 0.2 +- 0.25
+    assert (got.p < 0.05) == (got.low > 0) and got.effect == pytest.approx(2) and got.seeds == 3
+    cut = comparison.mean_interval(few, within=(0, 1))
+    assert cut.low == 0 and cut.mean == got.mean and cut.p == got.p
+
+
+def test_a_difference_stays_within_what_it_can_be():
+    labels, good, bad = np.array([0, 1]), np.array([0.0, 1.0]), np.array([1.0, 0.0])
+    got = comparison.difference({("a", 0): (labels, good, bad), ("b", 0): (labels, bad, good)})
+    assert (got.low, got.high) == (-1, 1)
+
+
+def test_a_single_number_has_no_interval():
+    one = comparison.mean_interval({("a", 0): [0.3]})
+    assert np.isnan(one.low) and np.isnan(one.high) and one.p == 1 and str(one) == "+0.300"
+    assert "cannot be told" in verdict(one)
 
 
 def test_recorded_runs_are_paired_with_their_controls():
@@ -184,6 +198,6 @@ def test_recorded_runs_are_paired_with_their_controls():
     ("mean", "p", "said"), [(0.1, 0.01, "holds here"), (-0.1, 0.01, "worse"), (0.1, 0.2, "cannot be told")]
 )
 def test_a_verdict_needs_more_than_a_sign(mean, p, said):
-    one = Difference(mean, mean - 0.1, mean + 0.1, p, 1.0, 2, 3)
+    one = Estimate(mean, mean - 0.1, mean + 0.1, p, 1.0, 2, 3)
     assert said in verdict(one)
     assert "cannot be told" in verdict(one, p=0.3)

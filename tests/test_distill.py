@@ -299,6 +299,19 @@ def test_networks_distilled_with_different_gates_do_not_share_features():
     assert torch.equal(weights[3], weights[0]) and not torch.equal(weights[1], weights[0])
 
 
+@pytest.mark.skipif(not distilled_file("alexnet", "se").exists(), reason="alexnet is not distilled yet")
+def test_a_saved_detector_knows_that_its_gates_were_distilled(tmp_path):
+    detector = DifferNet(
+        weights="distilled", attention="se", train_attention=False, image_size=64, scales=1, hidden=4,
+        rotations="none", cache=True, epochs=1, device="cpu",
+    )  # fmt: skip
+    pictures = torch.rand(4, 3, 64, 64)
+    loaded = DifferNet.load(detector.fit(pictures).save(tmp_path / "it"), device="cpu")
+    assert loaded.gates == detector.gates == "distilled"
+    assert loaded.frozen_name() == detector.frozen_name()
+    loaded.predict(detector.precompute(pictures))  # and so takes what the other one computed
+
+
 def test_a_frozen_gate_in_front_of_a_trained_one_is_named_with_its_seed(fake):
     """Its values follow the seed, and nobody trains them, whatever trains the gate behind it."""
 

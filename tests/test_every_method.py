@@ -120,3 +120,31 @@ def test_the_frozen_part_runs_once_for_all_alike_and_noise_is_that_of_its_seed()
     few = Shared(TRAIN[:2], most=1)
     kept = few(rdpp())[0]
     assert few(rdpp())[0] is kept and few(rdpp(1)) and few(rdpp())[0] is not kept, "the oldest goes"
+
+
+def test_what_is_shared_tells_apart_blocks_of_ones_own_and_noise_that_comes_in_batches():
+    shared = Shared(TRAIN, TEST)
+    for scale in (1.0, 2.0, 3.0, 4.0):  # made anew each time, so that an address is used again
+
+        def attention(channels, scale=scale):
+            return torch.nn.Sequential(torch.nn.Conv2d(channels, channels, 1), Scaled(scale))
+
+        detector = methods.Mahalanobis(**POOLED, attention=attention, device="cpu")
+        assert torch.equal(shared(detector)[1].tensors[0], detector.precompute(TEST).tensors[0])
+        del detector, attention
+    for name in ("RDPP", "EfficientAD"):
+        small, large = (
+            getattr(methods, name)(**ARGUMENTS[name]() | {"batch_size": size}, device="cpu")
+            for size in (2, 4)
+        )
+        assert small.shown(training=True) != large.shown(training=True)
+        assert small.shown(training=False) == large.shown(training=False) == ""
+
+
+class Scaled(torch.nn.Module):
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return self.scale * x

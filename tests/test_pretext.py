@@ -4,13 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from attnad.attention import CBAM, ECA, SqueezeExcitation
+from attnad.attention import ATTENTION, CBAM, ECA, RandomGate, SqueezeExcitation
 from attnad.methods import DifferNet
 from attnad.pretext import ConstantGate, FromIdentity, cut_and_paste, is_pasted, train_gates, which
 from attnad.seeding import seeded
 
 
-@pytest.mark.parametrize("block", [SqueezeExcitation, CBAM, ECA, ConstantGate])
+@pytest.mark.parametrize(
+    "block",
+    [SqueezeExcitation, CBAM, ECA, ConstantGate, ATTENTION["shuffled_se"], ATTENTION["shuffled_cbam"]],
+)
 def test_from_identity_begins_by_changing_nothing_and_can_learn(block):
     with seeded(0):  # of two hidden units, both may be dead from the start: there is nothing to learn then
         gate, x = FromIdentity(block(32)), torch.randn(2, 32, 5, 5)
@@ -22,6 +25,8 @@ def test_from_identity_begins_by_changing_nothing_and_can_learn(block):
 def test_a_block_without_gates_cannot_start_as_the_identity():
     with pytest.raises(ValueError, match="gate"):
         FromIdentity(nn.Identity())
+    with pytest.raises(ValueError, match="gate"):
+        FromIdentity(RandomGate(8))  # its values are fixed
 
 
 def test_cut_and_paste_changes_one_rectangle_of_the_promised_size():

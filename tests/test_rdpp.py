@@ -171,3 +171,17 @@ def test_interrupted_and_resumed(pictures, tmp_path):
     resumed = RDPP(**SMALL).fit(pictures, checkpoint=tmp_path / "c.safetensors")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("train_attention", [False, True])
+def test_without_projection_losses_no_noise_is_drawn_and_all_else_learns(pictures, train_attention):
+    plain = {"projection_weight": 0, "attention": "se", "train_attention": train_attention}
+    detector = RDPP(**SMALL | plain)
+    assert detector.shown(training=True) == ""
+    frozen = detector.precompute(pictures, training=True)
+    assert len(frozen.tensors) == len(detector.precompute(pictures).tensors)
+    before = [p.clone() for p in detector.extractor.attention_parameters()]
+    detector.fit(frozen)
+    after = detector.extractor.attention_parameters()
+    moved = any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert moved == train_attention and np.isfinite(detector.predict(pictures).maps).all()

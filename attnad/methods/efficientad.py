@@ -91,6 +91,7 @@ class EfficientAD(Detector):
         self.penalty = None if penalty is None else torch.as_tensor(penalty)
         self.held_out, self.quantiles, self.steps = held_out, tuple(quantiles), steps
         self.lr, self.weight_decay = lr, weight_decay
+        self._passes = 1  # steps of an epoch; `fit` knows how many
         with seeded(seed):
             self.teacher = load_teacher(teacher, size).requires_grad_(False)
             self.student = PDN(size, 2 * CHANNELS, attention, width)
@@ -205,7 +206,7 @@ class EfficientAD(Detector):
         return peak(combined), combined
 
     def shown(self, training: bool) -> str:
-        return f"colours, seed {self.seed}" if training else ""
+        return f"colours, seed {self.seed}, batches of {self.batch_size}" if training else ""
 
     def frozen_name(self) -> str:
         checksum = float(self.teacher.conv1.weight.sum())

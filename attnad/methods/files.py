@@ -38,7 +38,7 @@ def plain(arguments: dict) -> dict:
 def replaced(path: Path) -> Iterator[Path]:
     """Where to write what shall be at `path`: it is put there in one step at the end, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    partial = path.with_name(f"{path.name}.partial")  # no one who looks for *.csv finds half of one
     try:
         yield partial
         with partial.open("rb+") as file:  # on the disk, before its name says so

@@ -66,13 +66,15 @@ class Shared:
 
     def __init__(self, train: Pictures, *tests: Pictures, most: int = 12):
         self.sets, self.most = (train, *tests), most
-        self.kept: list[dict[tuple[str, str], Frozen]] = [{} for _ in self.sets]
+        self.kept: list[dict[tuple, Frozen]] = [{} for _ in self.sets]
 
     def __call__(self, detector: Detector) -> list[Frozen]:
         found = []
         for index, (pictures, kept) in enumerate(zip(self.sets, self.kept, strict=True)):
             training = index == 0
-            alike = detector.frozen_name(), detector.shown(training)
+            # A block of one's own is named by its address: kept here, so that nothing else gets that address.
+            own = getattr(detector, "attention", None)
+            alike = detector.frozen_name(), detector.shown(training), own
             if alike not in kept:
                 if len(kept) >= self.most:
                     del kept[next(iter(kept))]

@@ -13,6 +13,7 @@ from attnad.backbones import make_backbone
 from attnad.maps import resize
 from attnad.methods.base import Detector
 from attnad.seeding import seeded
+from attnad.weights import distilled_gates
 
 
 class PyramidDetector(Detector):
@@ -56,7 +57,14 @@ class PyramidDetector(Detector):
             return None
         if self.gates_are_trained():
             return self.trained_by
-        return "distilled" if self.extractor.distilled_with else "untrained"
+        return "distilled" if self._distilled_with else "untrained"
+
+    @property
+    def _distilled_with(self) -> str | None:
+        """The attention that the backbone's weights were trained along with, None for none."""
+        if self.weights != "distilled" or not self.extractor.points:
+            return None
+        return distilled_gates(self.backbone, self.attention)
 
     def gates_are_trained(self) -> bool:
         """Whether there is anything in the backbone that training changes."""
@@ -83,7 +91,7 @@ class PyramidDetector(Detector):
         """Everything that the frozen features depend on."""
         names = [name for name, _ in self.extractor.steps()[: self.extractor.split()]]
         before = [p for p in self.extractor.points if p in names or f"{p}.0" in names]
-        along = self.extractor.distilled_with  # each attention brought a network of its own
+        along = self._distilled_with  # each attention brought a network of its own
         weights = f"{self.weights} with {along}" if along else self.weights
         kind = "distilled" if along else "untrained"
         gates = f", {kind} {self.attention} at {', '.join(before)}" if before else ""

@@ -105,15 +105,18 @@ class RDPP(PyramidDetector):
         return state
 
     def shown(self, training: bool) -> str:
-        return f"noise {self.noise}, seed {self.seed}" if training and self.projection_weight else ""
+        if not training or not self.projection_weight:
+            return ""
+        return f"noise {self.noise}, seed {self.seed}, batches of {self.batch_size}"
 
     def loss(self, state: list[Tensor], generator: torch.Generator) -> Tensor:
         half = len(state) // 2 if self.projection_weight else len(state)
-        clean, noisy = self.features(state[:half]), self.features(state[half:])  # (B, C, h, w) each
+        clean = self.features(state[:half])  # (B, C, h, w) each
         projected = [p(x) for p, x in zip(self.projections, clean, strict=True)]
         rebuilt = self.decoder(self.bottleneck(projected))
         loss = sum(1 - F.cosine_similarity(a.flatten(1), b.flatten(1)).mean() for a, b in zip(clean, rebuilt))
         if self.projection_weight:
+            noisy = self.features(state[half:])
             denoised = [p(x) for p, x in zip(self.projections, noisy, strict=True)]
             ssot, reconstruct, contrast = self.projection_losses(noisy, denoised, projected, generator)
             loss = loss + self.projection_weight * (ssot + 0.01 * reconstruct + 0.1 * contrast) / 1.11

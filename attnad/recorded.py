@@ -1,0 +1,77 @@
+"""The recorded runs of the benchmark that can be compared with one another, under names for people."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from attnad import results
+from attnad.sizes import PICTURES
+
+DATA = {
+    "elpv/mono": "mono cells",
+    "elpv/poly": "poly cells",
+    "magnetic_tile/magnetic_tile": "tiles",
+    "powerline/glass_insulator:clutter=0,scale=1.6": "glass insulator",
+    "powerline/lightning_rod_suspension:clutter=0,scale=1.6": "rod suspension",
+    "powerline/vari_grip:clutter=0,scale=1.6": "vari-grip",
+}
+METHODS = {
+    "CFlow": "CFLOW-AD", "CSFlow": "CS-Flow", "RDPP": "RD++", "EdgeMagnitude": "edges",
+    "CentrePrior": "centre",
+}  # fmt: skip
+BLIND = ("edges", "centre")  # the methods that look at one picture only and have learned nothing
+CHOSEN_ON = (
+    "Sizes were chosen on mono cells and generated pictures; "
+    "SimpleNet's noise was settled after a look at tiles."
+)
+
+
+def runs(protocol: str = "last", everywhere: bool = True) -> pd.DataFrame:
+    """Runs of ``data/results/benchmark.csv`` in the sizes of a laptop, with no options of their own.
+
+    Args:
+        protocol: ``"last"`` or ``"best"``.
+        everywhere: only those without attention, or with a gate at each place that the method has.
+
+    Returns:
+        a row for each run. ``method`` is the paper's name for it, ``data`` that of the data set and category
+        (`DATA`; others are left out); ``gates`` and ``attention_points`` are texts.
+
+    Raises:
+        ValueError: two rows of one run.
+    """
+    found = results.read("benchmark")
+    found = found.assign(
+        data=(found.dataset + "/" + found.category).map(DATA),
+        method=found.method.replace(METHODS),
+        gates=found.gates.fillna(""),
+        attention_points=found.attention_points.fillna(""),
+    )
+    most_train, most_test = PICTURES["quick"]
+    found = found[
+        found.error.isna() & found.data.notna() & (found.protocol == protocol)
+        & (found.options == "{}") & (found.profile == "quick") & (found.train <= most_train)
+        & (found[["test_normal", "test_anomalous"]].max(axis=1) <= most_test)
+    ]  # fmt: skip
+    places = found.attention_points.map(lambda points: len(points.split("+")) if points else 0)
+    if everywhere:
+        most = places.groupby(found.method).transform("max")
+        found = found[(found.attention == "none") | (places == most)]
+    twice = found.duplicated(["method", "attention", "attention_points", "data", "seed"])
+    if twice.any():
+        raise ValueError(f"recorded twice: {found[twice].iloc[0].command}")
+    return found.reset_index(drop=True)
+
+
+def caption(found: pd.DataFrame) -> str:
+    """What has to stand under a table of some `runs`, in Markdown."""
+    seeds = found[~found.method.isin(BLIND)].groupby(["data", "method", "attention"]).seed.nunique()
+    number = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    days = sorted({date[:10] for date in found.date})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    sides, devices = (", ".join(map(str, sorted(set(found[name])))) for name in ("image_size", "device"))
+    return (
+        f"*{len(found)} recorded runs, {number} seed{'s' if number != '1' else ''} each, at most "
+        f"{found.train.max()} pictures to learn from, {sides} px, profile `quick`; {devices}, {when}. "
+        f"{CHOSEN_ON} The column `command` of `data/results/benchmark.csv` repeats each run.*"
+    )

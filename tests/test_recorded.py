@@ -1,0 +1,37 @@
+"""The recorded runs that chapters compare: which count, under which names, and that each is there once."""
+
+import pandas as pd
+import pytest
+
+from attnad import recorded, results
+
+
+def test_runs_are_comparable():
+    found = recorded.runs()
+    assert len(found) > 50
+    assert set(found.protocol) == {"last"} and set(found.options) == {"{}"} and found.error.isna().all()
+    assert not found.duplicated(["data", "method", "attention", "seed"]).any()
+    assert {"RD++", "CFLOW-AD", *recorded.BLIND} <= set(found.method)
+    assert found.groupby(["data", "seed"]).test_anomalous.nunique().max() == 1  # the same pictures for all
+    subsets = recorded.runs(everywhere=False)
+    assert len(subsets) > len(found) and "AB1+AB3" in set(subsets.attention_points)
+    assert "AB1+AB3" not in set(found.attention_points)
+    kept = results.scores("benchmark")
+    assert set(subsets.command) <= set(kept)
+    assert all(
+        kept[row.command].shape[1] == row.test_normal + row.test_anomalous for row in found.itertuples()
+    )
+
+
+def test_a_run_that_is_recorded_twice_is_no_run(monkeypatch):
+    once = results.read("benchmark")
+    monkeypatch.setattr(results, "read", lambda name: pd.concat([once, once]))
+    with pytest.raises(ValueError, match="recorded twice: python -m attnad benchmark"):
+        recorded.runs()
+
+
+def test_a_caption_names_seeds_sizes_and_machine():
+    found = recorded.runs().query("method in ['SimpleNet', 'edges']")
+    text = recorded.caption(found)
+    assert f"{len(found)} recorded runs" in text and "128 px" in text and found.device.iloc[0] in text
+    assert "1 to" not in text  # edges have no seeds to speak of
