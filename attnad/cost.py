@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,18 +97,7 @@ def latency(detector: Detector, image: Tensor, repeats: int = 30, warm_up: int =
         image: (1, 3, H, W) in [0, 1].
         repeats: runs that count, at least 6.
     """
-    if repeats < 6:
-        raise ValueError(f"repeats={repeats}: an interval for the median takes at least 6 runs")
-    detector, image = detector.to(detector.device).eval(), image.to(detector.device)
-    runs = []
-    for run in range(warm_up + repeats):
-        _wait(detector.device)
-        started = time.perf_counter()
-        _judge(detector, image)
-        _wait(detector.device)
-        if run >= warm_up:
-            runs.append(1000 * (time.perf_counter() - started))
-    return Latency.of(np.array(runs))
+    return Latency.of(_runs([detector], image, repeats, warm_up)[0])
 
 
 def table(
@@ -117,23 +106,20 @@ def table(
     """The costs of several detectors side by side; their runs take turns, so that a busy machine is fair.
 
     Args:
-        detectors: by the name of their row.
+        detectors: by the name of their row; the first one is what the others are compared with.
         image: (1, 3, H, W) in [0, 1], as large as the detectors shall see it.
+        repeats, warm_up: as for `latency`.
 
     Returns:
         One row each: ``trained`` and ``frozen`` parameters, ``megabytes`` (of 10^6 bytes, as stored),
-        ``gmacs`` (10^9 multiply-adds), ``ms`` (median), ``ms_low`` and ``ms_high``.
+        ``gmacs`` (10^9 multiply-adds), ``ms`` (median), ``ms_low`` and ``ms_high``; ``ratio``, ``ratio_low``
+        and ``ratio_high``: the time relative to the first row's in the same turn, which a machine that is
+        busy for a while leaves nearly alone.
     """
-    runs: dict[str, list[np.ndarray]] = {name: [] for name in detectors}
-    rounds = 5
-    for turn in range(rounds):
-        for name, detector in detectors.items():
-            each = max(6, repeats // rounds)
-            runs[name].append(latency(detector, image, each, warm_up if turn == 0 else 1).runs)
+    runs = _runs(list(detectors.values()), image, repeats, warm_up)
     rows = {}
-    for name, detector in detectors.items():
-        counts = parameters(detector).sum()
-        time_ = Latency.of(np.concatenate(runs[name]))
+    for (name, detector), mine in zip(detectors.items(), runs):
+        counts, time_, ratio = parameters(detector).sum(), Latency.of(mine), Latency.of(mine / runs[0])
         rows[name] = {
             "trained": counts["trained"],
             "frozen": counts["frozen"],
@@ -142,8 +128,30 @@ def table(
             "ms": time_.median,
             "ms_low": time_.low,
             "ms_high": time_.high,
+            "ratio": ratio.median,
+            "ratio_low": ratio.low,
+            "ratio_high": ratio.high,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _runs(detectors: Sequence[Detector], image: Tensor, repeats: int, warm_up: int) -> np.ndarray:
+    """(detectors, repeats) milliseconds, in turns."""
+    if repeats < 6:
+        raise ValueError(f"repeats={repeats}: an interval for the median takes at least 6 runs")
+    runs = np.empty((len(detectors), repeats))
+    for detector in detectors:
+        detector.to(detector.device).eval()
+    for turn in range(-warm_up, repeats):
+        for row, detector in zip(runs, detectors):
+            seen = image.to(detector.device)
+            _wait(detector.device)
+            started = time.perf_counter()
+            _judge(detector, seen)
+            _wait(detector.device)
+            if turn >= 0:
+                row[turn] = 1000 * (time.perf_counter() - started)
+    return runs
 
 
 @torch.no_grad()

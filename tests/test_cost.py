@@ -90,4 +90,6 @@ def test_table_has_a_row_for_each():
     table = cost.table({"quick": Nap(), "slow": Nap(0.05)}, PICTURE, repeats=30)
     assert table.loc["quick", "trained"] == 10 and table.loc["quick", "frozen"] == 140
     assert table.loc["quick", "megabytes"] == pytest.approx(614e-6)
+    assert table.loc["quick", ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
+    assert table.loc["slow", "ratio_low"] > 1
     assert table.loc["slow", "ms_low"] >= 50 > table.loc["quick", "ms_low"]  # it sleeps so long at least
