@@ -1,7 +1,7 @@
 """What a background does to anomaly maps, whether attention helps, and what weighting by a mask does.
 
-``python benchmarks/backgrounds.py --tiles FOLDER`` (about 15 minutes on one core) writes
-``data/results/backgrounds.csv``. Three parts:
+``python benchmarks/backgrounds.py`` (about 15 minutes on one core; ``ATTNAD_DATA`` must hold Magnetic Tile)
+writes ``data/results/backgrounds.csv``. Three parts:
 
 - ``attention``: a house behind the glass insulator (``roof=True`` of powerline; two missing caps, a smooth
   background): methods with attention and its controls, before and after weighting.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -254,10 +255,10 @@ def fits(scenes: list[Scene], count: int, each: int) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiles", help="folder of Magnetic Tile; without it, its rows are left out")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=80)
     parser.add_argument("--test", type=int, default=40, help="of each kind")
+    parser.add_argument("--out", type=Path, default=FILE)
     chosen = parser.parse_args()
     sizes = chosen.train, chosen.test
     drawn = {category: powerline(category, *sizes) for category in ASSETS}
@@ -265,19 +266,23 @@ def main() -> None:
     # Real pictures come without masks of their object: what was learned on drawings has to do.
     images, _, _, objects = arrays(sample for train, _ in drawn.values() for sample in train[:30])
     taught = Foreground().fit(images, objects)
-    real = {"elpv mono": ("elpv", "mono", None), "elpv poly": ("elpv", "poly", None)}
-    if chosen.tiles:
-        real["magnetic tile"] = ("magnetic_tile", "magnetic_tile", chosen.tiles)
-    for name, (source, category, root) in real.items():
-        parts = (datasets.load(source, category, s, size=SIZE, root=root) for s in ("train", "test"))
+    real = {
+        "elpv mono": ("elpv", "mono"), "elpv poly": ("elpv", "poly"),
+        "magnetic tile": ("magnetic_tile", "magnetic_tile"),
+    }  # fmt: skip
+    for name, pair in real.items():
+        parts = (datasets.load(*pair, split, size=SIZE) for split in ("train", "test"))
         train, test = few(*parts, *sizes)
         groups[name] = [Scene(name, train, {False: test}, taught)]
     rows = fits([scene for group in groups.values() for scene in group], *sizes)
     rows += attention(chosen.seeds, *sizes)
     rows += weighting(groups, chosen.seeds, *sizes)
     table = pd.DataFrame(rows).round(4).assign(image_size=SIZE, recall=RECALL, draws=DRAWS, **provenance())
-    table.to_csv(FILE, index=False)
-    print(f"{len(table)} rows in {FILE}")
+    table["command"] = (
+        f"python benchmarks/backgrounds.py --seeds {chosen.seeds} --train {chosen.train} --test {chosen.test}"
+    )
+    table.to_csv(chosen.out, index=False)
+    print(f"{len(table)} rows in {chosen.out}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Are distilled features worth having? Random against distilled against the teacher's own.
 
-    python benchmarks/distilled.py [--tiles FOLDER] [--only alexnet resnet18 ...] [--sets mono wafer ...]
+    ATTNAD_DATA=FOLDER python benchmarks/distilled.py [--only alexnet resnet18 ...] [--sets mono poly ...]
 
 Every network describes every picture at two scales (128 and 64 px) by its last level, averaged over
 positions, and three detectors judge by that. ``data/results/distilled.csv`` gets one row for each network,
@@ -49,7 +49,10 @@ NETWORKS = [
 ]
 QUICK = {"hidden": 128, "epochs": 30, "batch_size": 64, "lr": 1e-3, "normalize": "standardize", "cache": True}
 JUDGES = {"Mahalanobis": Mahalanobis, "NearestNeighbor": NearestNeighbor, "DifferNet": DifferNet}
-SETS = [("elpv", "mono"), ("elpv", "poly"), ("powerline", "glass_insulator"), ("wafer", "chip")]
+SETS = [
+    ("elpv", "mono"), ("elpv", "poly"), ("powerline", "glass_insulator"), ("wafer", "chip"),
+    ("magnetic_tile", "magnetic_tile"),
+]  # fmt: skip
 
 
 def described(
@@ -95,11 +98,11 @@ def judged(method: str, train: list[Tensor], test: list[Tensor]) -> Prediction:
     return detector.fit(frozen[0]).predict(frozen[1])
 
 
-def done() -> set[tuple[str, ...]]:
+def done(path: Path) -> set[tuple[str, ...]]:
     """The runs that are in the file."""
-    if not FILE.exists():
+    if not path.exists():
         return set()
-    with FILE.open(newline="", encoding="utf8") as lines:
+    with path.open(newline="", encoding="utf8") as lines:
         return {_key(row) for row in csv.DictReader(lines)}
 
 
@@ -127,17 +130,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tiles", type=Path, help="folder of Magnetic Tile")
     parser.add_argument("--only", nargs="+", help="networks")
     parser.add_argument("--sets", nargs="+", help="categories")
+    parser.add_argument("--out", type=Path, default=FILE)
     chosen = parser.parse_args()
-    recorded = done()
-    tiles = [("magnetic_tile", "magnetic_tile")] if chosen.tiles else []
-    for name, category in SETS + tiles:
+    recorded = done(chosen.out)
+    for name, category in SETS:
         if chosen.sets and category not in chosen.sets:
             continue
-        root = chosen.tiles if name == "magnetic_tile" else None
-        train, test = (datasets.load(name, category, s, SIZE, root=root) for s in ("train", "test"))
+        train, test = (datasets.load(name, category, split, SIZE) for split in ("train", "test"))
         told = {
             "dataset": name, "category": category, "train": len(train),
             "test_normal": int((test.labels == 0).sum()), "test_anomalous": int(test.labels.sum()),
@@ -153,7 +154,9 @@ def main() -> None:
                 started = time.perf_counter()
                 prediction = judged(row["method"], *(features if wide else narrowed(*features)))
                 row["image_auroc"] = round(metrics.image_auroc(test.labels, prediction.scores), 4)
-                _append(row | {"seconds": round(time.perf_counter() - started, 1)} | provenance())
+                row["seconds"] = round(time.perf_counter() - started, 1)
+                row["command"] = f"python benchmarks/distilled.py --only {network[0]} --sets {category}"
+                _append(chosen.out, row | provenance())
 
 
 def available(architecture: str, attention: str | None, weights: str) -> bool:
@@ -161,11 +164,10 @@ def available(architecture: str, attention: str | None, weights: str) -> bool:
     return weights != "distilled" or distilled_file(architecture, attention).exists()
 
 
-def _append(row: dict) -> None:
-    new = not FILE.exists()
-    FILE.parent.mkdir(exist_ok=True)
-    with FILE.open("a", newline="", encoding="utf8") as out:
-        writer = csv.DictWriter(out, FIELDS, restval="")
+def _append(path: Path, row: dict) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf8") as out:
+        writer = csv.DictWriter(out, FIELDS, restval="", lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)

@@ -1,9 +1,9 @@
 """Does attention move Grad-CAM towards the object, or the defect? With intervals, beside chance.
 
-``python benchmarks/explain.py magnetic_tile --root FOLDER``, ``... powerline`` or ``... wafer`` trains
-DifferNet without attention, with SE and with CBAM (sizes "quick") and writes one row for each attention,
-layer, target and number to ``data/results/explain.csv``, in place of the rows of this data set that are
-there. ``gain`` is the difference to no attention, picture by picture; its interval is that of
+``python benchmarks/explain.py magnetic_tile`` (which is looked for in ``ATTNAD_DATA``), ``... powerline`` or
+``... wafer`` trains DifferNet without attention, with SE and with CBAM (sizes "quick") and writes one row for
+each attention, layer, target and number to ``data/results/explain.csv``, in place of the rows of this data
+set that are there. ``gain`` is the difference to no attention, picture by picture; its interval is that of
 `attnad.comparison.mean_interval`.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -60,31 +61,32 @@ def run(train, test, seeds: int) -> tuple[dict, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset", choices=["magnetic_tile", "powerline", "wafer"])
-    parser.add_argument("--root")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=200)
     parser.add_argument("--test", type=int, default=60, help="of each kind, of each category")
+    parser.add_argument("--out", type=Path, default=FILE)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", CollapseWarning)  # the AUROC of the row shows it
     categories = datasets.SOURCES[chosen.dataset].categories
     # Two categories cannot say how much categories differ: each of them stands for itself.
     groups = [categories] if len(categories) > 2 else [[category] for category in categories]
     tables = [measured(chosen, group) for group in groups]
-    table = pd.concat(tables).round(4).assign(**provenance())
-    if FILE.exists():
-        before = pd.read_csv(FILE)
+    command = (
+        f"python benchmarks/explain.py {chosen.dataset} --seeds {chosen.seeds} --train {chosen.train} "
+        f"--test {chosen.test}"
+    )
+    table = pd.concat(tables).round(4).assign(**provenance(), command=command)
+    if chosen.out.exists():
+        before = pd.read_csv(chosen.out)
         table = pd.concat([before[~before.dataset.isin(table.dataset)], table])
-    table.to_csv(FILE, index=False)
+    table.to_csv(chosen.out, index=False)
 
 
 def measured(chosen: argparse.Namespace, categories: Sequence[str]) -> pd.DataFrame:
     """The rows of a group of categories."""
     numbers, scores = {}, {}
     for category in categories:
-        parts = [
-            datasets.load(chosen.dataset, category, split, size=SIZE, root=chosen.root)
-            for split in ("train", "test")
-        ]
+        parts = [datasets.load(chosen.dataset, category, split, size=SIZE) for split in ("train", "test")]
         found, scored = run(*few(*parts, chosen.train, chosen.test), chosen.seeds)
         numbers |= {(category, *key): values for key, values in found.items()}
         scores |= {(category, *key): values for key, values in scored.items()}

@@ -7,7 +7,8 @@ distillation: for it ours are taken out. A ratio below 1 means that ours is fast
 over the pairs and its 95 % bootstrap interval. Weights are random: they do not change the time.
 
 ``data/results/peers.csv`` has one row for each method, measure and batch size; a new run takes the old one's
-place. ``--measures`` and ``--methods`` cut the work into pieces. The coreset's rows were made with
+place. ``--measures`` and ``--methods`` cut the work into pieces; ``ATTNAD_DATA`` must hold Magnetic Tile for
+``quality``. The coreset's rows were made with
 ``MALLOC_MMAP_THRESHOLD_=4000000``: without it the process once grew beyond 20 GB and was killed.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import shlex
 import subprocess
 import sys
 import time
@@ -275,6 +277,7 @@ def record(method: str, measure: str, size: int, batch: int | str = "", **figure
            "threads": torch.get_num_threads(), **dict.fromkeys(FIGURES, "")}  # fmt: skip
     row |= {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()} | provenance()
     row["versions"] += f"; anomalib {importlib.metadata.version('anomalib')}"
+    row["command"] = shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]])
     print(*(f"{k}={row[k]}" for k in (*KEY, *figures)), flush=True)
     table = pd.DataFrame([row]).astype({"batch": str})
     if FILE.exists():
@@ -313,13 +316,13 @@ def coreset(count: int) -> None:
     record("PatchCore", "coreset shared", 128, count, ours=same, theirs=same, unit="share")
 
 
-def quality(tiles: str, seeds: int = 2, epochs: int = 20) -> None:
+def quality(seeds: int = 2, epochs: int = 20) -> None:
     """Image AUROC of both FastFlows on Magnetic Tile, trained alike on the same features of Lite0."""
     from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator
     from anomalib.models.image.fastflow.loss import FastflowLoss
     from anomalib.models.image.fastflow.torch_model import create_fast_flow_block
 
-    train, test = (datasets.load("magnetic_tile", split=s, size=128, root=tiles) for s in ("train", "test"))
+    train, test = (datasets.load("magnetic_tile", split=split, size=128) for split in ("train", "test"))
     train, test = few(train, test, 300, 190)
     arguments = {"levels": ("stride8", "stride16"), "image_size": 128, "epochs": epochs, "cache": True}
     criterion, draw, found = FastflowLoss(), AnomalyMapGenerator((128, 128)), []
@@ -386,7 +389,6 @@ def main() -> None:
     parser.add_argument("--coreset", type=int, default=50_000, help="number of patches; 0 to leave it out")
     parser.add_argument("--measures", nargs="*", choices=MEASURES, default=MEASURES)
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8], help="of the latency")
-    parser.add_argument("--tiles", help="folder of Magnetic Tile, for the quality")
     parser.add_argument("--peak", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -416,8 +418,8 @@ def main() -> None:
             record(method, "memory", size, 8, **paired(*(memory(method, size, s) for s in SIDES), "MB"))
     if arguments.coreset and "coreset" in wanted:
         coreset(arguments.coreset)
-    if arguments.tiles and "quality" in wanted:
-        quality(arguments.tiles)
+    if "quality" in wanted:
+        quality()
 
 
 if __name__ == "__main__":
