@@ -163,6 +163,16 @@ def test_an_interval_over_few_seeds_is_not_cut_at_what_was_seen():
     assert cut.low == 0 and cut.mean == got.mean and cut.p == got.p
 
 
+@pytest.mark.parametrize(("categories", "seeds"), [(1, 3), (1, 5), (2, 1), (3, 3)])
+def test_a_small_p_is_as_rare_as_it_says(categories, seeds):
+    """A correction for twenty comparisons looks at p < 0.0025, far beyond the ends of an interval."""
+    rng, small = np.random.default_rng(0), 0
+    for _ in range(400):
+        runs = {(str(c), s): [rng.normal()] for c in range(categories) for s in range(seeds)}
+        small += comparison.mean_interval(runs, draws=1000).p < 0.0025
+    assert small <= 5  # one is to be expected
+
+
 def test_a_difference_stays_within_what_it_can_be():
     labels, good, bad = np.array([0, 1]), np.array([0.0, 1.0]), np.array([1.0, 0.0])
     got = comparison.difference({("a", 0): (labels, good, bad), ("b", 0): (labels, bad, good)})
