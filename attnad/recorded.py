@@ -20,10 +20,6 @@ METHODS = {
     "CentrePrior": "centre",
 }  # fmt: skip
 BLIND = ("edges", "centre")  # the methods that look at one picture only and have learned nothing
-CHOSEN_ON = (
-    "Sizes were chosen on mono cells and generated pictures; "
-    "SimpleNet's noise was settled after a look at tiles."
-)
 
 
 def runs(protocol: str = "last", everywhere: bool = True) -> pd.DataFrame:
@@ -70,8 +66,11 @@ def caption(found: pd.DataFrame) -> str:
     days = sorted({date[:10] for date in found.date})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     sides, devices = (", ".join(map(str, sorted(set(found[name])))) for name in ("image_size", "device"))
+    chosen = "Sizes were chosen on mono cells and generated pictures"
+    if "SimpleNet" in set(found.method):
+        chosen += "; SimpleNet's noise was settled after a look at tiles"
     return (
         f"*{len(found)} recorded runs, {number} seed{'s' if number != '1' else ''} each, at most "
         f"{found.train.max()} pictures to learn from, {sides} px, profile `quick`; {devices}, {when}. "
-        f"{CHOSEN_ON} The column `command` of `data/results/benchmark.csv` repeats each run.*"
+        f"{chosen}. The column `command` of `data/results/benchmark.csv` repeats each run.*"
     )
