@@ -1,9 +1,11 @@
 """The recorded runs that chapters compare: which count, under which names, and that each is there once."""
 
+import shlex
+
 import pandas as pd
 import pytest
 
-from attnad import recorded, results
+from attnad import benchmark, recorded, results
 
 
 def test_runs_are_comparable():
@@ -35,3 +37,21 @@ def test_a_caption_names_seeds_sizes_and_machine():
     text = recorded.caption(found)
     assert f"{len(found)} recorded runs" in text and "128 px" in text and found.device.iloc[0] in text
     assert "1 to" not in text  # edges have no seeds to speak of
+
+
+@pytest.mark.parametrize(
+    "name", ["backgrounds", "benchmark", "distilled", "explain", "peers", "signals", "reruns"]
+)
+def test_each_row_has_a_command_that_its_program_takes(name, capsys):
+    for command in results.read(name).command.unique():
+        python, *words = shlex.split(command)
+        assert python == "python"
+        if words[:3] == ["-m", "attnad", "benchmark"]:
+            assert benchmark.cli([*words[3:], "--plan"]) == 0
+            assert "1 cells, 0 of them done" in capsys.readouterr().out
+            continue
+        script = results.DATA.parent / words[0]
+        if not script.exists():
+            pytest.skip("an installed copy has no benchmarks")
+        options = [word for word in words[1:] if word.startswith("--")]
+        assert all(f'"{option}"' in script.read_text(encoding="utf8") for option in options), command

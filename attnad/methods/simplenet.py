@@ -42,7 +42,7 @@ class SimpleNet(PyramidDetector):
         lr_adaptor: of the adaptor's AdamW (weight decay 0.01, PyTorch's default), 1e-4.
         lr, weight_decay: of the discriminator's Adam, 2e-4 and 1e-5.
         epochs: 160 (40 x 4 in the authors' code).
-        batch_size: 8 pictures.
+        batch_size: 8 pictures, as in the authors' code.
         cache, seed, device: see `Detector`. A cached picture takes ``dim`` floats for each position.
     """
 
