@@ -150,7 +150,7 @@ def write_table(
 ) -> None:
     """Write a table and its scores, each in one step; the scores first: a row is never without its own."""
     packed, text = io.BytesIO(), io.StringIO(newline="")
-    np.savez_compressed(packed, **scores)
+    np.savez_compressed(packed, **scores)  # type: ignore[arg-type]  # no run is called allow_pickle
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -102,13 +103,13 @@ class Cell:
         return few(train, test, self.train, self.test)
 
 
-def settings(texts: Iterable[str]) -> dict[str, object]:
+def settings(texts: Iterable[str]) -> dict[str, Any]:
     """``["epochs=3", "weights=imagenet"]`` -> ``{"epochs": 3, "weights": "imagenet"}``.
 
     Raises:
         ValueError: a text without ``=``.
     """
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
@@ -147,10 +148,11 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)
 
 
-_shared: dict[tuple, Shared] = {}  # of the cells before: seeds and attentions often share the frozen part
+# Of the cells before: seeds and attentions often share the frozen part.
+_shared: dict[tuple, Shared[Dataset]] = {}
 
 
-def shared(cell: Cell, size: int) -> Shared:
+def shared(cell: Cell, size: int) -> Shared[Dataset]:
     """The pictures of a cell, with what was frozen for the cells before it; of one category at a time."""
     category = cell.dataset, cell.category, cell.train, cell.test
     key = (*category, size)
@@ -224,8 +226,8 @@ def attempt(cell: Cell, checkpoint: Path | None = None) -> tuple[Cell, Outcome]:
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             outcome = run(cell, checkpoint)
-        said = (str(one.message) for one in caught if issubclass(one.category, UserWarning))
-        return cell, dataclasses.replace(outcome, warnings=list(dict.fromkeys(said)))
+        messages = (str(one.message) for one in caught if issubclass(one.category, UserWarning))
+        return cell, dataclasses.replace(outcome, warnings=list(dict.fromkeys(messages)))
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"

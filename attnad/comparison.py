@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import stats
 
 
@@ -111,7 +112,7 @@ def _estimate(
     )  # fmt: skip
 
 
-def _t_test(values: Sequence[float]) -> float:
+def _t_test(values: ArrayLike) -> float:
     """p of a mean of zero; 0 where there is no spread to judge it by: one value, or all the same."""
     return 0.0 if np.ptp(values) < 1e-12 else float(stats.ttest_1samp(values, 0).pvalue)
 
@@ -251,7 +252,7 @@ def auroc_interval(
     return float(low), float(high)
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: ArrayLike) -> np.ndarray:
     """p values corrected for their number (Holm, 1979): a false alarm among all stays as rare as in one."""
     p = np.asarray(p, dtype=float)
     order = np.argsort(p)

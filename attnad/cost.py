@@ -27,8 +27,7 @@ def parameters(detector: Detector) -> pd.DataFrame:
     gates = {
         id(p)
         for module in detector.modules()
-        if hasattr(module, "attention_parameters")
-        for p in module.attention_parameters()
+        for p in getattr(module, "attention_parameters", list)()  # backbones and students have them
     }
     rows: dict[str, dict[str, int]] = {}
 

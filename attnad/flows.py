@@ -8,6 +8,8 @@ number of features of one example. With a standard normal density of ``z``, the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import FrEIA.framework as ff
 import FrEIA.modules as fm
 import torch
@@ -206,7 +208,7 @@ class CrossScaleCoupling(fm.InvertibleModule):
         orders = [torch.randperm(channels, generator=generator) for _ in dims_in]
         self.register_buffer("orders", torch.stack(orders))
 
-    def _affine(self, x: list[Tensor], subnet: nn.Module, passive: list[Tensor], rev: bool):
+    def _affine(self, x: Sequence[Tensor], subnet: nn.Module, passive: Sequence[Tensor], rev: bool):
         y, log_det = [], torch.zeros(len(x[0]), device=x[0].device)
         for part, a in zip(x, subnet(passive), strict=True):
             s, t = a.chunk(2, dim=1)

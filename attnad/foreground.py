@@ -97,7 +97,8 @@ class Foreground:
 
     def masks(self, images: Pictures) -> np.ndarray:
         """N pictures of H x W -> (N, H, W) float32: 1 foreground, 0 background, soft at the edge."""
-        return as_masks(self.values(images), tuple(stacked(images, [0]).shape[-2:]))
+        height, width = stacked(images, [0]).shape[-2:]
+        return as_masks(self.values(images), (height, width))
 
     def _levels(self, images: Pictures) -> list[Tensor]:
         if len(images) == 0:

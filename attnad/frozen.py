@@ -87,8 +87,10 @@ class Backbone(nn.Module, ABC):
         """(name, attention block): the point, and where a point has several the number of the block too."""
         named: list[tuple[str, nn.Module]] = []
         for point, found in self.attention.items():
-            several = isinstance(found, list)
-            named += [(f"{point}.{i}", b) for i, b in enumerate(found)] if several else [(point, found)]
+            if isinstance(found, list):
+                named += [(f"{point}.{i}", block) for i, block in enumerate(found)]
+            else:
+                named.append((point, found))
         return named
 
     def attention_parameters(self) -> list[nn.Parameter]:

@@ -113,13 +113,13 @@ def aupro(masks, maps, limit: float = 0.3) -> float:
     masks, maps = _checked_maps(masks, maps)
     if not _two_classes(masks, "AUPRO"):
         return np.nan
-    weights = []
+    shares = []
     for mask in masks[masks.any(axis=(1, 2))]:
         regions, _ = ndimage.label(mask, structure=EIGHT_NEIGHBOURS)
         regions = regions[mask]
         sizes = np.bincount(regions)
-        weights.append(1 / sizes[regions])
-    weights = np.concatenate(weights)  # each region's pixels sum to 1, so the total is the number of regions
+        shares.append(1 / sizes[regions])
+    weights = np.concatenate(shares)  # each region's pixels sum to 1, so the total is the number of regions
     return _area(maps[~masks], maps[masks], weights / weights.sum(), limit)
 
 

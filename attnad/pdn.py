@@ -40,6 +40,8 @@ class PDN(nn.Sequential):
         width: of the hidden layers, as a share of the published one.
     """
 
+    conv1: nn.Conv2d
+
     def __init__(
         self,
         size: str = "S",
@@ -66,6 +68,7 @@ class PDN(nn.Sequential):
     def forward(self, images: Tensor, outputs: slice = slice(None)) -> Tensor:
         """All output channels, or only some of them: nothing is spent on the others."""
         *hidden, last = self
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
         for layer in hidden:
             images = layer(images)
         return F.conv2d(images, last.weight[outputs], last.bias[outputs])
@@ -99,6 +102,9 @@ class Autoencoder(nn.Sequential):
 
 class _Standardise(nn.Module):
     """Pictures in [0, 1] by ImageNet's mean and standard deviation."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self):
         super().__init__()

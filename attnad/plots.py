@@ -11,6 +11,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -133,7 +134,7 @@ def diagram(
     """
     patches = {}
     for name, (x, y, text, colour) in boxes.items():
-        frame = {"boxstyle": "round,pad=0.45", "fc": "white", "ec": "none"}
+        frame: dict[str, Any] = {"boxstyle": "round,pad=0.45", "fc": "white", "ec": "none"}
         if colour is not None:
             frame |= {"fc": to_rgba(colour, 0.15), "ec": colour, "lw": 1.3}
         label = ax.text(x, y, text, ha="center", va="center", bbox=frame, fontsize=10)

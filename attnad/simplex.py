@@ -22,7 +22,8 @@ def octaves(
     """
     permutation = rng.permutation(256)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).astype(float)
-    return sum(persistence**i * simplex_noise(grid * (2**i / 32), permutation) for i in range(count))
+    layers = (persistence**i * simplex_noise(grid * (2**i / 32), permutation) for i in range(count))
+    return sum(layers, start=np.zeros(shape))
 
 
 def simplex_noise(points: np.ndarray, permutation: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import functools
 from typing import ClassVar
 
 import torch
@@ -92,7 +92,8 @@ class Student(nn.Module):
         found = {}
         for name, block in self.backbone.blocks_in_order():
             number = "" if "." in name else ".0"
-            found[f"mean_gate.{name}{number}"] = math.prod(means[m] for m in block.modules() if m in means)
+            parts = (means[module] for module in block.modules() if module in means)
+            found[f"mean_gate.{name}{number}"] = functools.reduce(torch.mul, parts)
         return found
 
 

@@ -144,7 +144,7 @@ class Canvas:
         shape = (where[0].stop - y0, where[1].stop - x0)
         # Of the nearest piece at each pixel: distance to the surface, the rod's radius, light, way along it.
         best, flat = np.full(shape, 1e6, np.float32), np.zeros(shape, np.float32)
-        phase = np.zeros(shape, np.float32) if twist else None
+        phase = np.zeros(shape, np.float32)
         wide = radii[0] if min(radii) == widest else np.ones(shape, np.float32)
         lx, ly, _ = self.light
         travelled = 0.0
@@ -187,7 +187,8 @@ class Canvas:
         if painted is None:
             return
         where = painted[0]
-        inner = tuple(slice(s.start - o, s.stop - o) for s, o in zip(where, (y0, x0), strict=True))
+        rows, columns = where
+        inner = slice(rows.start - y0, rows.stop - y0), slice(columns.start - x0, columns.stop - x0)
         best, texture = best[inner], self._texture[where]
         if twist:
             texture = texture * (0.78 + 0.3 * wave(phase[inner]))

@@ -93,7 +93,7 @@ def _things(rng: np.random.Generator, picture: Image.Image, horizon: float, clut
         """Paints what the overlay holds, and empties it."""
         left, upper, right, lower = overlay.getbbox() or (0, 0, 2, 2)
         box = (left // 2, upper // 2, (right + 1) // 2, (lower + 1) // 2)
-        twice = tuple(2 * v for v in box)
+        twice = (2 * box[0], 2 * box[1], 2 * box[2], 2 * box[3])
         picture.paste(colour, box, overlay.reduce(2, twice))
         overlay.paste(0, twice)
 

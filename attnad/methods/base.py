@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from attnad.datasets.base import Dataset
 from attnad.maps import upsample
-from attnad.methods.files import Kept
+from attnad.methods.files import Kept, Optimizer
 from attnad.methods.pictures import Frozen, Pictures, Prediction, stacked
 
 
@@ -34,8 +34,11 @@ class Detector(Kept, ABC):
         device: ``"auto"`` (a GPU if there is one), or what PyTorch understands.
 
     Attributes:
+        image_size: side of the square to which a method resizes pictures, in pixels.
         history: one dict for each finished epoch: ``epoch``, ``loss``, ``seconds`` and what the method adds.
     """
+
+    image_size: int
 
     def __init__(self, epochs: int, batch_size: int, cache: bool, seed: int, device: str):
         super().__init__()
@@ -62,7 +65,7 @@ class Detector(Kept, ABC):
     def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         """(B,) scores and (B, H', W') maps or None, for one batch of what `frozen` returned."""
 
-    def make_optimizer(self) -> torch.optim.Optimizer:
+    def make_optimizer(self) -> Optimizer:
         """The method's optimiser over `trainable()`; a method of no epochs has none."""
         raise TypeError(f"{type(self).__name__} has nothing to train")
 

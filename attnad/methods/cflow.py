@@ -60,6 +60,8 @@ class CFlow(PyramidDetector):
         "efficientnet_lite0": ("stride8", "stride16"),
     }  # fmt: skip
 
+    top: Tensor
+
     def __init__(
         self,
         backbone: str = "wide_resnet50_2",

@@ -59,6 +59,10 @@ class EfficientAD(Detector):
         WeightsUnavailable: no teacher; the message says how to make one.
     """
 
+    mean: Tensor
+    std: Tensor
+    limits: Tensor
+
     def __init__(
         self,
         teacher: PDN | str | Path | None = "distilled",
@@ -121,9 +125,10 @@ class EfficientAD(Detector):
         self.epochs = math.ceil(self.steps / self._passes)
         self.mean, self.std = self._teacher_moments(train)
         try:
-            return super().fit(train, on_epoch, checkpoint)
+            super().fit(train, on_epoch, checkpoint)
         finally:
             del self._back
+        return self
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """Pictures and the teacher's view of them; in training also with their colours changed."""
@@ -166,7 +171,8 @@ class EfficientAD(Detector):
     @torch.no_grad()
     def _teacher_moments(self, dataset) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each of the teacher's channels over the training pictures."""
-        total = squares = count = 0
+        total = squares = torch.zeros(CHANNELS, dtype=torch.double, device=self.device)
+        count = 0
         for _, teacher in self._views(dataset):
             x = teacher.double()
             total, squares = total + x.sum((0, 2, 3)), squares + x.square().sum((0, 2, 3))

@@ -8,13 +8,31 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+
+class Optimizer(Protocol):
+    """What training asks of an optimiser: PyTorch's have it all, and so do SimpleNet's two in one."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def zero_grad(self) -> None: ...
+
+    def step(self) -> object: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, stored: dict[str, Any], /) -> None: ...
+
+
+Self = TypeVar("Self", bound="Kept")  # typing has it from Python 3.11 on
 
 
 def with_suffix(path: str | Path) -> Path:
@@ -102,7 +120,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict]]:
         ) from error
 
 
-def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
+def training_tensors(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:
     """What a model, and an optimiser in the middle of its work, consist of, by name."""
     tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
     if optimizer is not None:
@@ -111,7 +129,7 @@ def training_tensors(model: nn.Module, optimizer: torch.optim.Optimizer | None) 
     return tensors
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def restore(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Set both to what `training_tensors` took down."""
     model.load_state_dict({k[len("model.") :]: t for k, t in tensors.items() if k.startswith("model.")})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -156,7 +174,7 @@ class Kept(nn.Module):
         return self._write(with_suffix(path))
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", **replace) -> Kept:
+    def load(cls: type[Self], path: str | Path, device: str = "auto", **replace) -> Self:
         """The detector that `save` wrote.
 
         Args:
@@ -195,12 +213,12 @@ class Kept(nn.Module):
         detector.history = stored["history"]
         return detector.to(detector.device).eval()
 
-    def _write(self, path: Path, optimizer: torch.optim.Optimizer | None = None, pictures: int = 0) -> Path:
+    def _write(self, path: Path, optimizer: Optimizer | None = None, pictures: int = 0) -> Path:
         arguments = plain(self.arguments())
         stored = {"method": type(self).__name__, "arguments": arguments, "history": self.history}
         return write(path, training_tensors(self, optimizer), stored | {"pictures": pictures})
 
-    def _resume(self, path: Path, optimizer: torch.optim.Optimizer, pictures: int) -> None:
+    def _resume(self, path: Path, optimizer: Optimizer, pictures: int) -> None:
         tensors, stored = read(path)
         theirs = {"method": stored["method"], "pictures": stored["pictures"], **stored["arguments"]}
         mine = {"method": type(self).__name__, "pictures": pictures, **plain(self.arguments())}

@@ -60,6 +60,8 @@ class PatchCore(PyramidDetector):
         "efficientnet_lite0": ("stride8", "stride16"),
     }  # fmt: skip
 
+    bank: Tensor
+
     def __init__(
         self,
         backbone: str = "wide_resnet50_2",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -51,9 +51,10 @@ class Frozen:
 
 
 Pictures = Dataset | Sequence[Sample] | Tensor | np.ndarray
+P = TypeVar("P", bound=Pictures)
 
 
-class Shared:
+class Shared(Generic[P]):
     """Pictures, and what the frozen part of each detector makes of them: computed once for all alike.
 
     Args:
@@ -64,7 +65,7 @@ class Shared:
     Calling it with a detector returns the `Frozen` of each set, ready for its `fit` and `predict`.
     """
 
-    def __init__(self, train: Pictures, *tests: Pictures, most: int = 12):
+    def __init__(self, train: P, *tests: P, most: int = 12):
         self.sets, self.most = (train, *tests), most
         self.kept: list[dict[tuple, Frozen]] = [{} for _ in self.sets]
 

@@ -71,9 +71,10 @@ class PyramidDetector(Detector):
         return self.extractor.split() < len(self.extractor.steps())
 
     @torch.no_grad()
-    def shapes(self, size: int) -> list[tuple[int, ...]]:
+    def shapes(self, size: int) -> list[tuple[int, int, int]]:
         """(C, h, w) of each level for pictures of `size` pixels."""
-        return [tuple(level.shape[1:]) for level in self.extractor(torch.zeros(1, 3, size, size))]
+        shapes = (level.shape for level in self.extractor(torch.zeros(1, 3, size, size)))
+        return [(c, h, w) for _, c, h, w in shapes]
 
     def resized(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 3, image_size, image_size)."""

@@ -114,7 +114,8 @@ class RDPP(PyramidDetector):
         clean = self.features(state[:half])  # (B, C, h, w) each
         projected = [p(x) for p, x in zip(self.projections, clean, strict=True)]
         rebuilt = self.decoder(self.bottleneck(projected))
-        loss = sum(1 - F.cosine_similarity(a.flatten(1), b.flatten(1)).mean() for a, b in zip(clean, rebuilt))
+        errors = (1 - F.cosine_similarity(a.flatten(1), b.flatten(1)).mean() for a, b in zip(clean, rebuilt))
+        loss = sum(errors, start=clean[0].new_zeros(()))
         if self.projection_weight:
             noisy = self.features(state[half:])
             denoised = [p(x) for p, x in zip(self.projections, noisy, strict=True)]
@@ -155,7 +156,8 @@ class RDPP(PyramidDetector):
     def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
         maps = self.level_maps(state)
         size = (self.image_size,) * 2
-        total = smooth(sum(upsample(m, size, align_corners=True) for m in maps), self.sigma)
+        fine, middle, coarse = (upsample(m, size, align_corners=True) for m in maps)
+        total = smooth(fine + middle + coarse, self.sigma)
         return peak(total), total
 
     def level_maps(self, state: list[Tensor]) -> list[Tensor]:
@@ -168,7 +170,10 @@ class RDPP(PyramidDetector):
     def make_optimizer(self) -> torch.optim.Optimizer:
         rest = [*self.bottleneck.parameters(), *self.decoder.parameters()]
         rest += [p for p in self.extractor.parameters() if p.requires_grad]
-        groups = [{"params": self.projections.parameters(), "lr": self.lr_projection}, {"params": rest}]
+        groups: list[dict] = [
+            {"params": self.projections.parameters(), "lr": self.lr_projection},
+            {"params": rest},
+        ]
         return torch.optim.Adam(groups, lr=self.lr, betas=(0.5, 0.999), fused=True)
 
 
@@ -229,6 +234,7 @@ class Block(nn.Module):
 
     def __init__(self, before: int, after: int, change: str | None = None, relu: bool = True):
         super().__init__()
+        shortcut: nn.Module
         if change == "up":
             first, shortcut = _deconv(before, after), _deconv(before, after)
         elif change == "down":

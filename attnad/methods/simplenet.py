@@ -108,8 +108,8 @@ class SimpleNet(PyramidDetector):
         real = self.adaptor(self.embed(state).flatten(0, 2))  # (B*h*w, dim)
         noise = self.noise * torch.randn(real.shape, generator=generator)
         fake = real + noise.to(real)
-        scores = self.discriminator(torch.cat([real, fake]))
-        return truncated_l1(*scores.chunk(2), self.margin)
+        of_real, of_fake = self.discriminator(torch.cat([real, fake])).chunk(2)
+        return truncated_l1(of_real, of_fake, self.margin)
 
     def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:
         embedding = self.embed(state)  # (B, h, w, dim)
