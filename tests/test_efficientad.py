@@ -183,3 +183,8 @@ def test_teacher_from_a_file_and_the_wrong_one(tmp_path):
 def test_one_picture_is_not_enough(pictures):
     with pytest.raises(ValueError, match="at least two"):
         EfficientAD(**SMALL).fit(pictures[:1])
+
+
+def test_however_many_are_held_out_some_are_left_to_learn_from(pictures):
+    trained = EfficientAD(**SMALL | {"held_out": 0.9}).fit(pictures[:2])
+    assert np.isfinite(trained.predict(pictures[:2]).scores).all()

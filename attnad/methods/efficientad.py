@@ -119,7 +119,7 @@ class EfficientAD(Detector):
         if self.cache and not isinstance(dataset, Frozen):
             dataset = self.precompute(dataset, training=True)
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self.seed))
-        kept = max(1, round(self.held_out * len(order)))
+        kept = min(max(1, round(self.held_out * len(order))), len(order) - 1)  # some on each side
         self._back, train = _subset(dataset, order[:kept]), _subset(dataset, order[kept:])
         self._passes = math.ceil(len(train) / self.batch_size)
         self.epochs = math.ceil(self.steps / self._passes)
