@@ -22,12 +22,13 @@ METHODS = {
 BLIND = ("edges", "centre")  # the methods that look at one picture only and have learned nothing
 
 
-def runs(protocol: str = "last", everywhere: bool = True) -> pd.DataFrame:
-    """Runs of ``data/results/benchmark.csv`` in the sizes of a laptop, with no options of their own.
+def runs(protocol: str = "last", everywhere: bool = True, options: str = "{}") -> pd.DataFrame:
+    """Runs of ``data/results/benchmark.csv`` in the sizes of a laptop.
 
     Args:
         protocol: ``"last"`` or ``"best"``.
         everywhere: only those without attention, or with a gate at each place that the method has.
+        options: further arguments of the method that the runs were given, as JSON; none by default.
 
     Returns:
         a row for each run. ``method`` is the paper's name for it, ``data`` that of the data set and category
@@ -46,7 +47,7 @@ def runs(protocol: str = "last", everywhere: bool = True) -> pd.DataFrame:
     most_train, most_test = PICTURES["quick"]
     found = found[
         found.error.isna() & found.data.notna() & (found.protocol == protocol)
-        & (found.options == "{}") & (found.profile == "quick") & (found.train <= most_train)
+        & (found.options == options) & (found.profile == "quick") & (found.train <= most_train)
         & (found[["test_normal", "test_anomalous"]].max(axis=1) <= most_test)
     ]  # fmt: skip
     places = found.attention_points.map(lambda points: len(points.split("+")) if points else 0)
