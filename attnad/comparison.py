@@ -67,8 +67,8 @@ def difference(
         seed: of the draws.
 
     Raises:
-        ValueError: no runs, scores of another length than the labels, a test set of one class, or seeds of
-            one category with different test pictures.
+        ValueError: no runs, scores that are not finite or of another length than the labels, a test set of
+            one class, or seeds of one category with different test pictures.
     """
     if not runs:
         raise ValueError("there are no runs to compare")
@@ -82,6 +82,8 @@ def difference(
             )
         if labels.all() or not labels.any():
             raise ValueError(f"{category}: AUROC needs normal and anomalous test pictures")
+        if not (np.isfinite(scores).all() and np.isfinite(control).all()):
+            raise ValueError(f"{category}, seed {each}: scores must be finite")
         if not np.array_equal(labels, tested.setdefault(category, labels)):
             raise ValueError(f"{category}, seed {each}: other test pictures than those of the other seeds")
         apart.setdefault(category, []).append(wins(labels, scores) - wins(labels, control))
@@ -221,13 +223,16 @@ def mean_interval(
         within: what such a mean can be at all, (0, 1) for shares.
 
     Raises:
-        ValueError: no values, or seeds of one category with different numbers of pictures.
+        ValueError: no values, some that are not finite, or seeds of one category with different numbers of
+            pictures.
     """
     parts: dict[str, list[np.ndarray]] = {}
     for (category, each), numbers in sorted(values.items()):
         column = np.asarray(numbers, dtype=float).reshape(-1, 1)
         if len(column) == 0 or len(column) != len(parts.get(category, [column])[0]):
             raise ValueError(f"{category}, seed {each}: {len(column)} pictures, but each seed needs the same")
+        if not np.isfinite(column).all():
+            raise ValueError(f"{category}, seed {each}: a number is missing; leave out what was not run")
         parts.setdefault(category, []).append(column)
     if not parts:
         raise ValueError("there are no values to average")

@@ -14,6 +14,10 @@ DATA = {
     "powerline/glass_insulator:clutter=0,scale=1.6": "glass insulator",
     "powerline/lightning_rod_suspension:clutter=0,scale=1.6": "rod suspension",
     "powerline/vari_grip:clutter=0,scale=1.6": "vari-grip",
+    "powerline/polymer_insulator_upper_shackle:clutter=0,scale=1.6": "polymer insulator",
+    "powerline/yoke_suspension:clutter=0,scale=1.6": "yoke suspension",
+    "wafer/chip": "wafer chips",
+    "wafer/street": "wafer streets",
 }
 METHODS = {
     "CFlow": "CFLOW-AD", "CSFlow": "CS-Flow", "RDPP": "RD++", "EdgeMagnitude": "edges",

@@ -125,6 +125,7 @@ def test_two_seeds_tell_little():
         ({}, "no runs"),
         ({("a", 0): (LABELS, np.zeros(120), np.zeros(119))}, "119"),
         ({("a", 0): (np.zeros(4, int), np.zeros(4), np.zeros(4))}, "normal and anomalous"),
+        ({("a", 3): (LABELS, np.zeros(120), np.full(120, np.nan))}, "a, seed 3: scores must be finite"),
         ({("a", s): (np.roll(LABELS, s), np.zeros(120), np.zeros(120)) for s in (0, 1)}, "a, seed 1: other"),
     ],
 )
@@ -177,6 +178,11 @@ def test_a_difference_stays_within_what_it_can_be():
     labels, good, bad = np.array([0, 1]), np.array([0.0, 1.0]), np.array([1.0, 0.0])
     got = comparison.difference({("a", 0): (labels, good, bad), ("b", 0): (labels, bad, good)})
     assert (got.low, got.high) == (-1, 1)
+
+
+def test_a_missing_number_is_refused():
+    with pytest.raises(ValueError, match="seed 1: a number is missing"):
+        comparison.mean_interval({("a", 0): [0.3], ("a", 1): [np.nan]})
 
 
 def test_a_single_number_has_no_interval():
