@@ -66,7 +66,11 @@ def runs(protocol: str = "last", everywhere: bool = True, options: str = "{}") -
 
 def caption(found: pd.DataFrame) -> str:
     """What has to stand under a table of some `runs`, in Markdown."""
-    seeds = found[~found.method.isin(BLIND)].groupby(["data", "method", "attention"]).seed.nunique()
+    seeds = (
+        found[~found.method.isin(BLIND)]
+        .groupby(["data", "method", "attention", "attention_points"])
+        .seed.nunique()
+    )
     number = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     days = sorted({date[:10] for date in found.date})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
