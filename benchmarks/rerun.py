@@ -23,7 +23,8 @@ from attnad.results import DATA, provenance
 
 FILE = DATA / "results" / "reruns.csv"
 TABLES = ("benchmark", "signals", "distilled")  # those with one run a row
-OUTCOME = {*FIGURES, *provenance(), "seconds", "right", "spread"}
+TOLD = ("image_auroc", "aupro", *provenance())  # of both times
+OUTCOME = {*FIGURES, *TOLD, "seconds", "right", "spread"}
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -69,9 +70,7 @@ def main() -> None:
         for _, row in rows.sample(chosen.rows, random_state=chosen.seed).iterrows():
             now = again(row)
             line = {"table": table, "command": row["command"], "method": row["method"]}
-            for name in ("image_auroc", "aupro"):
-                line |= {f"{name}_recorded": row[name], f"{name}_again": now[name]}
-            for name in provenance():
+            for name in TOLD:
                 line |= {f"{name}_recorded": row[name], f"{name}_again": now[name]}
             pd.DataFrame([line]).to_csv(chosen.out, mode="a", header=not chosen.out.exists(), index=False)
             print(
