@@ -26,11 +26,10 @@ METHODS = {
 BLIND = ("edges", "centre")  # the methods that look at one picture only and have learned nothing
 
 
-def runs(protocol: str = "last", everywhere: bool = True, options: str = "{}") -> pd.DataFrame:
-    """Runs of ``data/results/benchmark.csv`` in the sizes of a laptop.
+def runs(everywhere: bool = True, options: str = "{}") -> pd.DataFrame:
+    """Runs of ``data/results/benchmark.csv`` in the sizes of a laptop, after their last epoch.
 
     Args:
-        protocol: ``"last"`` or ``"best"``.
         everywhere: only those without attention, or with a gate at each place that the method has.
         options: further arguments of the method that the runs were given, as JSON; none by default.
 
@@ -50,7 +49,7 @@ def runs(protocol: str = "last", everywhere: bool = True, options: str = "{}") -
     )
     most_train, most_test = PICTURES["quick"]
     found = found[
-        found.error.isna() & found.data.notna() & (found.protocol == protocol)
+        found.error.isna() & found.data.notna() & (found.protocol == "last")
         & (found.options == options) & (found.profile == "quick") & (found.train <= most_train)
         & (found[["test_normal", "test_anomalous"]].max(axis=1) <= most_test)
     ]  # fmt: skip
