@@ -63,6 +63,16 @@ def runs(everywhere: bool = True, options: str = "{}") -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
+def change(rows: pd.DataFrame, controls: pd.DataFrame, figure: str) -> pd.Series:
+    """How much a figure of `runs` differs from that of other runs, their controls.
+
+    Returns:
+        a number for each (method, data, seed); those without a control or without the figure are left out.
+    """
+    twin = ["method", "data", "seed"]
+    return (rows.set_index(twin)[figure] - controls.set_index(twin)[figure]).dropna()
+
+
 def caption(found: pd.DataFrame) -> str:
     """What has to stand under a table of some `runs`, in Markdown."""
     seeds = (

@@ -32,6 +32,18 @@ def test_a_run_that_is_recorded_twice_is_no_run(monkeypatch):
         recorded.runs()
 
 
+def test_a_change_is_between_twins():
+    runs = pd.DataFrame({
+        "method": ["A", "A", "A", "B", "A", "A", "B"],
+        "data": ["x", "x", "y", "x", "x", "x", "x"],
+        "seed": [0, 1, 0, 0, 0, 1, 0],
+        "attention": ["se"] * 4 + ["none"] * 3,
+        "aupro": [0.5, None, 0.7, 0.9, 0.25, 0.5, 1.0],
+    })  # fmt: skip
+    change = recorded.change(runs[runs.attention == "se"], runs[runs.attention == "none"], "aupro")
+    assert change.round(6).to_dict() == {("A", "x", 0): 0.25, ("B", "x", 0): -0.1}
+
+
 def test_a_caption_names_seeds_sizes_and_machine():
     found = recorded.runs().query("method in ['SimpleNet', 'edges']")
     text = recorded.caption(found)
