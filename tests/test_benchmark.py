@@ -262,6 +262,14 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_rows_of_an_undisturbed_o
 
 
 @pytest.mark.slow
+def test_several_cells_at_a_time_give_the_same_rows(tmp_path):
+    planned = cells(("Mahalanobis",), attentions=("none", "se"), seeds=(0, 1))
+    for jobs, name in ((1, "one.csv"), (2, "two.csv")):
+        benchmark.sweep(planned, tmp_path / name, jobs=jobs)
+    assert rows(tmp_path / "two.csv") == rows(tmp_path / "one.csv")
+
+
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_rows_though_a_worker_is_killed(tmp_path):
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
     planned = cells(("Mahalanobis",), attentions=("none", "se"), seeds=range(3))
