@@ -61,7 +61,8 @@ def difference(
     that of a t test, which a correction for many comparisons needs to be right far below 0.05.
 
     Args:
-        runs: (category, seed) -> labels (N,), scores of the detector (N,), scores of the control (N,).
+        runs: (category, seed) -> labels (N,), scores of the detector (N,), scores of the control (N,). Where
+            scores are (K, N), those of K runs, the mean of their AUROCs is compared.
         draws: of the bootstrap.
         level: of the interval.
         seed: of the draws.
@@ -76,9 +77,10 @@ def difference(
     apart: dict[str, list[np.ndarray]] = {}  # category -> for each seed (anomalous, normal), see `wins`
     for (category, each), (labels, scores, control) in sorted(runs.items()):
         labels, scores, control = (np.asarray(values) for values in (labels, scores, control))
-        if not len(labels) == len(scores) == len(control):
+        counts = len(labels), scores.shape[-1], control.shape[-1]
+        if len(set(counts)) > 1:
             raise ValueError(
-                f"{category}, seed {each}: {len(labels)} labels, {len(scores)} and {len(control)} scores"
+                f"{category}, seed {each}: {counts[0]} labels, {counts[1]} and {counts[2]} scores"
             )
         if labels.all() or not labels.any():
             raise ValueError(f"{category}: AUROC needs normal and anomalous test pictures")
@@ -159,8 +161,13 @@ def verdict(estimate: Estimate, p: float | None = None) -> str:
 
 
 def wins(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(anomalous, normal): 1 where the anomalous picture has the higher score, 1/2 for a tie; mean: AUROC."""
-    return (np.sign(scores[labels == 1][:, None] - scores[labels == 0][None]) + 1) / 2
+    """(anomalous, normal): 1 where the anomalous picture has the higher score, 1/2 for a tie; mean: AUROC.
+
+    Scores (K, N) are those of K runs, and their mean is returned.
+    """
+    runs = np.atleast_2d(scores)
+    won = [np.sign(each[labels == 1][:, None] - each[labels == 0][None]) for each in runs]
+    return (np.mean(won, axis=0) + 1) / 2
 
 
 def redrawn(

@@ -27,6 +27,17 @@ def test_mean_is_the_mean_of_categories_not_of_runs():
     assert got.effect == pytest.approx(wanted / np.std(list(apart.values()), ddof=1))
 
 
+def test_several_runs_count_as_the_mean_of_their_aurocs():
+    rng = np.random.default_rng(0)
+    good, worse, control = (scored(rng, shift) for shift in (2, 1, 1))
+    auroc = [roc_auc_score(LABELS, s) for s in (good, worse, control)]
+    got = comparison.difference({("a", 0): (LABELS, np.stack([good, worse]), control)}, draws=200)
+    assert got.mean == pytest.approx((auroc[0] + auroc[1]) / 2 - auroc[2])
+    assert got.mean == pytest.approx(
+        -comparison.difference({("a", 0): (LABELS, control, np.stack([good, worse]))}, draws=200).mean
+    )
+
+
 def test_ties_count_half():
     labels, tied, perfect = np.array([0, 0, 1, 1]), np.zeros(4), np.array([0, 1, 2, 3])
     assert comparison.difference({("a", 0): (labels, perfect, tied)}, draws=10).mean == 0.5
@@ -124,6 +135,7 @@ def test_two_seeds_tell_little():
     [
         ({}, "no runs"),
         ({("a", 0): (LABELS, np.zeros(120), np.zeros(119))}, "119"),
+        ({("a", 0): (LABELS, np.zeros((120, 2)), np.zeros(120))}, "120 labels, 2 and 120 scores"),
         ({("a", 0): (np.zeros(4, int), np.zeros(4), np.zeros(4))}, "normal and anomalous"),
         ({("a", 3): (LABELS, np.zeros(120), np.full(120, np.nan))}, "a, seed 3: scores must be finite"),
         ({("a", s): (np.roll(LABELS, s), np.zeros(120), np.zeros(120)) for s in (0, 1)}, "a, seed 1: other"),
