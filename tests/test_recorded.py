@@ -51,6 +51,13 @@ def test_a_caption_names_seeds_sizes_and_machine():
     assert "1 to" not in text  # edges have no seeds to speak of
 
 
+def test_replaced_runs_say_why_and_are_no_longer_in_the_table():
+    replaced, current = results.read("benchmark_replaced"), results.read("benchmark")
+    assert replaced.why.notna().all() and list(replaced.columns[1:]) == list(current.columns)
+    both = replaced.merge(current, on=["command", "protocol", "date"])
+    assert both.empty
+
+
 @pytest.mark.parametrize(
     "name", ["backgrounds", "benchmark", "distilled", "explain", "peers", "signals", "reruns"]
 )
