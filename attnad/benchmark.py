@@ -12,10 +12,12 @@ import csv
 import io
 import itertools
 import json
+import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import joblib
@@ -24,7 +26,7 @@ from tqdm import tqdm
 
 from attnad import datasets, profile, results
 from attnad.attention import ATTENTION
-from attnad.cells import COLUMNS, Cell, Outcome, attempt, settings
+from attnad.cells import COLUMNS, Cell, Outcome, attempt, begun, settings
 from attnad.methods.files import replaced
 from attnad.sizes import METHODS, PICTURES, SIZES
 
@@ -172,9 +174,10 @@ def sweep(
             and the data, ``out``'s folder for their checkpoints, and one thread each, since random numbers
             belong to a process. A worker that dies has its cell run by another.
         resume: go on with a file that is there; cells in it are not run again, but for those that failed.
-            A cell that was interrupted goes on from its last epoch.
+            A cell that was interrupted goes on from its last epoch, after all that were not begun.
 
     Raises:
+        BrokenProcessPool: one of several processes on this machine was killed from outside.
         FileExistsError: the file is there and ``resume`` is not set.
         ValueError: a worker of the cluster has several threads.
     """
@@ -185,12 +188,14 @@ def sweep(
     folder = out.with_name(out.stem + "_unfinished").absolute()  # checkpoints of cells in work
     if not resume:  # what a sweep of the same name left behind, perhaps by other code
         shutil.rmtree(folder, ignore_errors=True)
-    waiting = table.missing()
+    # One that took its process with it, say for lack of memory, must not do so again before the others ran.
+    waiting = sorted(table.missing(), key=lambda cell: begun(_checkpoint(folder, cell)).exists())
     work = (joblib.delayed(attempt)(cell, _checkpoint(folder, cell)) for cell in waiting)
     with _workers(cluster, jobs) as parallel, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
         for cell, outcome in parallel(work):
             table.add(cell, outcome)
-            _checkpoint(folder, cell).unlink(missing_ok=True)  # it may be gigabytes
+            for file in (_checkpoint(folder, cell), begun(_checkpoint(folder, cell))):
+                file.unlink(missing_ok=True)  # a checkpoint may be gigabytes
             bar.update()
             bar.write("\n  ".join([said(outcome.rows[0]), *outcome.warnings]), file=sys.stdout)
     shutil.rmtree(folder, ignore_errors=True)
@@ -228,7 +233,8 @@ def said(row: dict) -> str:
 
 
 def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Iterator[str]:
-    """The plan in plain words; times are those of the same method, data and profile in ``data/results/``."""
+    """The plan in plain words; times are those of the same method, data, profile, options and numbers of
+    pictures in ``data/results/``, whatever the attention."""
     yield f"{len(cells)} cells, {len(cells) - len(waiting)} of them done."
     for field in ("method", "attention", "points", "seed"):
         values = dict.fromkeys(str(getattr(cell, field)) or "all" for cell in cells)
@@ -239,13 +245,19 @@ def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Itera
         with path.open(newline="", encoding="utf8") as file:
             for row in csv.DictReader(file):
                 if row.get("profile") and row.get("seconds") and row.get("protocol") == "last":
-                    key = row["method"], row["dataset"], row["profile"]
-                    known.setdefault(key, []).append(float(row["seconds"]))
-    times = [known.get((cell.method, cell.dataset, cell.profile)) for cell in waiting]
+                    pictures = re.search(r"--train \d+ --test \d+", row["command"])
+                    if pictures:
+                        key = row["method"], row["dataset"], row["profile"], row["options"], pictures[0]
+                        known.setdefault(key, []).append(float(row["seconds"]))
+    times = [
+        known.get((c.method, c.dataset, c.profile, c.options, f"--train {c.train} --test {c.test}"))
+        for c in waiting
+    ]
     measured = [float(np.median(seconds)) for seconds in times if seconds]
     if measured:
         minutes = sum(measured) / 60 / max(1, jobs)
-        yield f"About {minutes:.0f} minutes for {len(measured)} cells, by what they took when recorded."
+        length = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+        yield f"About {length} for {len(measured)} cells, by what they took when recorded."
     if len(measured) < len(waiting):
         yield f"For {len(waiting) - len(measured)} cells no time has been recorded."
 
@@ -287,6 +299,13 @@ def cli(arguments: list[str]) -> int:
             table = sweep(cells, out, given.jobs, given.cluster, given.resume)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
+        return 2
+    except BrokenProcessPool:
+        print(
+            "The process of a cell was killed, most often for lack of memory. What was done is recorded. Try "
+            "fewer --jobs, with --resume: cells that were being run come last.",
+            file=sys.stderr,
+        )
         return 2
     failed = sum(any(row["error"] for row in table.rows[cell.command()]) for cell in cells)
     print(f"{len(cells) - failed} cells done, {failed} failed." + (f" See {out}" if given.out else ""))

@@ -220,9 +220,17 @@ def _row(cell: Cell) -> dict:
     return row | {"attention_points": cell.points, "command": cell.command(), "protocol": "last"}
 
 
+def begun(checkpoint: Path) -> Path:
+    """The empty file that stands beside a checkpoint from the moment its cell begins."""
+    return checkpoint.with_suffix(".begun")
+
+
 def attempt(cell: Cell, checkpoint: Path | None = None) -> tuple[Cell, Outcome]:
     """`run`, but an error becomes a row that tells it, and the bars of a detector stay out of the sweep's."""
     try:
+        if checkpoint is not None:
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            begun(checkpoint).touch()
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             outcome = run(cell, checkpoint)

@@ -213,6 +213,16 @@ def test_the_plan_is_told_in_words_and_nothing_runs(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_planned_time_is_that_of_the_same_options_and_pictures():
+    def told(**more):
+        made = benchmark.plan(["EfficientAD"], data=["magnetic_tile"], profile="quick", **more)
+        return " ".join(benchmark.describe(made * 30, made * 30, 1))
+
+    assert "hours for 30 cells" in told()
+    for other in ({"options": {"steps": 100_000}}, {"train": 9}):
+        assert "For 30 cells no time has been recorded" in told(**other)
+
+
 def test_mistakes_on_the_command_line_are_told_in_one_line(capsys):
     assert benchmark.cli(["--methods", "PatchCor", "--profile", "quick"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -220,21 +230,16 @@ def test_mistakes_on_the_command_line_are_told_in_one_line(capsys):
     assert "NAME=VALUE" in capsys.readouterr().err
 
 
-SWEEP = """
-import sys
-from attnad import benchmark
-cells = benchmark.plan(
-    ["Mahalanobis", "DifferNet"], ["none", "se"], ["powerline/vari_grip"], range(2),
-    options={"image_size": 128}, train=8, test=4,
+SWEEP = (
+    "-m attnad benchmark --methods Mahalanobis DifferNet --attention none se --data powerline/vari_grip "
+    "--seeds 0 1 --profile quick --set image_size=128 --train 8 --test 4 --resume --out"
 )
-benchmark.sweep(cells, sys.argv[1], resume=True, cluster=(sys.argv[2:] or [None])[0])
-"""
 
 
 @pytest.mark.slow
 def test_a_sweep_killed_at_random_moments_ends_with_the_rows_of_an_undisturbed_one(tmp_path):
     kills = int(os.environ.get("ATTNAD_KILLS", "2"))
-    command = [sys.executable, "-c", SWEEP]
+    command = [sys.executable, *SWEEP.split()]
     begin = time.monotonic()
     subprocess.run([*command, str(tmp_path / "calm.csv")], check=True, capture_output=True)
     whole = time.monotonic() - begin
@@ -267,6 +272,36 @@ def test_several_cells_at_a_time_give_the_same_rows(tmp_path):
     for jobs, name in ((1, "one.csv"), (2, "two.csv")):
         benchmark.sweep(planned, tmp_path / name, jobs=jobs)
     assert rows(tmp_path / "two.csv") == rows(tmp_path / "one.csv")
+
+
+def test_a_cell_that_was_begun_comes_after_those_that_were_not(tmp_path, monkeypatch):
+    planned, ran = cells(seeds=(0, 1)), []
+
+    def killed(cell, checkpoint):
+        raise KeyboardInterrupt
+
+    def noted(cell, checkpoint):
+        ran.append(cell.seed)
+        return Outcome([dict.fromkeys(COLUMNS, "") | {"command": cell.command(), "seconds": 1}])
+
+    monkeypatch.setattr(attnad.cells, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.sweep(planned, tmp_path / "t.csv", resume=True)
+    monkeypatch.setattr(attnad.cells, "run", noted)
+    monkeypatch.setattr(benchmark, "said", lambda row: "")
+    benchmark.sweep(planned, tmp_path / "t.csv", resume=True)
+    assert ran == [1, 0] and not (tmp_path / "t_unfinished").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    def attempt(cell, checkpoint):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(benchmark, "attempt", attempt)
+    arguments = ["--methods", "Mahalanobis", "--seeds", "0", "1", "--jobs", "2", "--profile", "quick"]
+    assert benchmark.cli([*arguments, "--out", str(tmp_path / "t.csv")]) == 2
+    assert "fewer --jobs, with --resume" in capsys.readouterr().err
 
 
 @pytest.mark.slow
