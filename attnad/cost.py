@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,7 +58,7 @@ def multiply_adds(detector: Detector, image: Tensor) -> int:
     """
     counter = FlopCounterMode(display=False)
     with counter:
-        _judge(detector.eval(), image.to(detector.device))
+        _judge(detector.to(detector.device).eval(), image.to(detector.device))
     return counter.get_total_flops() // 2  # the counter counts a multiplication and an addition as two
 
 
@@ -67,7 +68,7 @@ class Latency:
 
     Attributes:
         median: of all runs.
-        low, high: interval that contains the median of further such runs with 95 % (by order statistics).
+        low, high: 95 % interval for the median of such runs (by order statistics).
         runs: (repeats,) all of them.
     """
 
@@ -79,10 +80,9 @@ class Latency:
     @classmethod
     def of(cls, runs: np.ndarray) -> Latency:
         # Each run is below the median with probability 1/2, so how many are is binomial.
-        ordered, n = np.sort(runs), len(runs)
-        margin = int(np.ceil(0.98 * np.sqrt(n)))
-        low, high = max(0, n // 2 - margin), min(n - 1, (n - 1) // 2 + margin)
-        return cls(float(np.median(runs)), float(ordered[low]), float(ordered[high]), runs)
+        ordered = np.sort(runs)
+        low = int(stats.binom.ppf(0.025, len(runs), 0.5)) - 1  # at least 95 %: the last that fewer reach
+        return cls(float(np.median(runs)), float(ordered[low]), float(ordered[-1 - low]), runs)
 
 
 def latency(detector: Detector, image: Tensor, repeats: int = 30, warm_up: int = 5) -> Latency:

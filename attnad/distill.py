@@ -189,7 +189,7 @@ def cli(arguments: list[str]) -> int:
         prog="python -m attnad distill",
         description="Train a small network to say of pictures what EfficientNet-Lite0 says of them.",
     )
-    parser.add_argument("architecture", choices=["alexnet", "resnet18", "pdn_s"])
+    parser.add_argument("architecture", choices=["alexnet", "resnet18", "pdn_s", "pdn_m"])
     parser.add_argument("--attention", choices=["se", "cbam", "eca"],
                         help="blocks to train along with it (default: none)")  # fmt: skip
     parser.add_argument("--pictures", nargs="+", type=Path, default=[], metavar="FOLDER",
@@ -206,7 +206,7 @@ def cli(arguments: list[str]) -> int:
     parser.add_argument("--output", type=Path,
                         help="file of the weights (default: where 'distilled' finds them)")  # fmt: skip
     chosen = parser.parse_args(arguments)
-    if chosen.attention and chosen.architecture == "pdn_s":
+    if chosen.attention and chosen.architecture.startswith("pdn"):
         parser.error("EfficientAD's teacher has no attention; its student has")
     output = chosen.output or distilled_file(chosen.architecture, chosen.attention)
     try:
@@ -216,7 +216,7 @@ def cli(arguments: list[str]) -> int:
             name: getattr(chosen, name) for name in ("architecture", "attention", *RECIPE, "bfloat16", "seed")
         }
         # A patch network sees too little of a small window.
-        recipe |= {"crops": chosen.crops, "pool": made_of, "small": chosen.architecture != "pdn_s"}
+        recipe |= {"crops": chosen.crops, "pool": made_of, "small": not chosen.architecture.startswith("pdn")}
         student = make_student(chosen.architecture, chosen.attention, chosen.seed)
         log = train(student, parts, recipe, chosen.work / f"{output.stem}.checkpoint.safetensors")
         save(output, student, load_file(parts[0])["images"], recipe | provenance(), log)

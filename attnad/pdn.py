@@ -18,11 +18,11 @@ from attnad.weights import WeightsUnavailable, distilled
 
 CHANNELS = 384  # of the teacher's description of a patch
 
-# (output channels, kernel size, whether an average pooling follows); the last layer's channels are free.
+# (output channels, kernel size, whether an average pooling follows); None: as many as the network's output.
 LAYERS = {
     "S": ((128, 4, True), (256, 4, True), (256, 3, False), (None, 4, False)),
     "M": (
-        (256, 4, True), (512, 4, True), (512, 1, False), (512, 3, False), (384, 4, False), (None, 1, False),
+        (256, 4, True), (512, 4, True), (512, 1, False), (512, 3, False), (None, 4, False), (None, 1, False),
     ),
 }  # fmt: skip
 
@@ -54,15 +54,15 @@ class PDN(nn.Sequential):
         layers: OrderedDict[str, nn.Module] = OrderedDict(norm=_Standardise())
         before = 3
         for index, (published, kernel, pool) in enumerate(LAYERS[size], start=1):
-            hidden = published and round(width * published)
-            layers[f"conv{index}"] = nn.Conv2d(before, hidden or channels, kernel)
-            if hidden:
+            after = round(width * published) if published else channels
+            layers[f"conv{index}"] = nn.Conv2d(before, after, kernel)
+            if index < len(LAYERS[size]):
                 layers[f"relu{index}"] = nn.ReLU()
                 if attention is not None:
-                    layers[f"attention{index}"] = make_attention(attention, hidden)
+                    layers[f"attention{index}"] = make_attention(attention, after)
                 if pool:
                     layers[f"pool{index}"] = nn.AvgPool2d(2)
-                before = hidden
+                before = after
         super().__init__(layers)
 
     def forward(self, images: Tensor, outputs: slice = slice(None)) -> Tensor:
@@ -134,7 +134,7 @@ def load_teacher(teacher: PDN | str | Path | None, size: str) -> PDN:
         if not file.exists():
             raise WeightsUnavailable(
                 f"There is no teacher at {file}. Make one in some minutes with "
-                f"python -m attnad distill pdn_s --output teacher.safetensors, and pass "
+                f"python -m attnad distill pdn_{size.lower()} --output teacher.safetensors, and pass "
                 "teacher='teacher.safetensors'. More, and more varied, pictures (--pictures FOLDER) make a "
                 "better one: the paper uses ImageNet."
             )

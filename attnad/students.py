@@ -129,6 +129,7 @@ class PatchStudent(nn.Module):
 
 
 def make_student(architecture: str, attention: str | None = None, seed: int = 0) -> Student | PatchStudent:
-    """An untrained student: ``"alexnet"``, ``"resnet18"`` or ``"pdn_s"``."""
+    """An untrained student: ``"alexnet"``, ``"resnet18"``, ``"pdn_s"`` or ``"pdn_m"``."""
     with seeded(seed):
-        return PatchStudent() if architecture == "pdn_s" else Student(architecture, attention)
+        name, _, size = architecture.partition("_")
+        return PatchStudent(size.upper()) if name == "pdn" else Student(architecture, attention)

@@ -59,7 +59,7 @@ def distilled(name: str, attention: str | None = None) -> dict[str, Tensor]:
     """Weights that ship with the package, distilled from EfficientNet-Lite0 (see `attnad.distill`).
 
     Args:
-        name: ``"alexnet"``, ``"resnet18"`` (up to layer 3) or ``"pdn_s"``.
+        name: ``"alexnet"``, ``"resnet18"`` (up to layer 3), ``"pdn_s"``; or ``"pdn_m"``, which does not ship.
         attention: the blocks that were trained along with it; None for the plain network.
 
     Raises:
@@ -72,7 +72,7 @@ def distilled(name: str, attention: str | None = None) -> dict[str, Tensor]:
         there = ", ".join(sorted(path.stem for path in DISTILLED.glob("*.safetensors"))) or "none"
         raise WeightsUnavailable(
             f"There are no distilled weights at {file}; there are: {there}. python -m attnad distill makes "
-            "those of alexnet and resnet18, with or without --attention, and of pdn_s"
+            "those of alexnet and resnet18, with or without --attention, of pdn_s and of pdn_m"
         ) from error
     except SafetensorError as error:
         raise WeightsUnavailable(f"{file} is damaged ({error}): install attnad again") from error

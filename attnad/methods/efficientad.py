@@ -16,6 +16,7 @@ from torchvision.transforms import functional as TF
 from attnad.attention import Attention
 from attnad.maps import peak, resize, upsample
 from attnad.methods.base import Detector
+from attnad.methods.penalty import penalty_crops, penalty_files, penalty_pictures
 from attnad.methods.pictures import Frozen, stacked
 from attnad.pdn import CHANNELS, PDN, Autoencoder, load_teacher
 from attnad.seeding import seeded
@@ -31,8 +32,10 @@ class EfficientAD(Detector):
     autoencoder, which has to press the whole picture through 64 numbers and so can only draw what fits
     together; where student and autoencoder differ, a rule is broken that no single patch shows.
 
-    Defaults are the paper's. Attention blocks go behind each hidden convolution of the *student*, and are
-    trained with it by its own loss.
+    Defaults are the paper's, but for what its authors had and no one can ship: their teacher was distilled
+    from WideResNet-101 on ImageNet (ours: see ``attnad/pretrained``), whose pictures are also those of the
+    penalty. Attention blocks go behind each hidden convolution of the *student*, and are trained with it by
+    its own loss.
 
     Args:
         teacher: a `PDN`, or a safetensors file of one; ``"distilled"`` takes the one that ships with the
@@ -46,8 +49,9 @@ class EfficientAD(Detector):
         width: of the student's hidden layers, as a share of the teacher's; 1 is the paper's.
         hard: share of the student's errors that is ignored in each step, 0.999: the loss is the mean of
             the rest.
-        penalty: (N, 3, H, W) pictures in [0, 1] of anything, ImageNet in the paper: there the student
-            shall *not* copy the teacher. None leaves this term out.
+        penalty: pictures of anything, ImageNet in the paper: there the student shall *not* copy the
+            teacher. A folder with photographs, or (N, 3, H, W) in [0, 1]; ``"free"`` takes the photographs
+            that come inside installed packages. None leaves this term out.
         held_out: share of the training pictures that is kept back to normalise the maps, 0.1.
         quantiles: of the held-out maps that become 0 and 0.1, 0.9 and 0.995.
         steps: 70,000, rounded up to whole passes over the pictures.
@@ -57,6 +61,7 @@ class EfficientAD(Detector):
 
     Raises:
         WeightsUnavailable: no teacher; the message says how to make one.
+        DataError: in training: a folder for the penalty without pictures.
     """
 
     mean: Tensor
@@ -72,7 +77,7 @@ class EfficientAD(Detector):
         margin: int = 0,
         width: float = 1.0,
         hard: float = 0.999,
-        penalty: Tensor | None = None,
+        penalty: Tensor | str | Path | None = "free",
         held_out: float = 0.1,
         quantiles: Sequence[float] = (0.9, 0.995),
         steps: int = 70_000,
@@ -92,7 +97,9 @@ class EfficientAD(Detector):
             raise ValueError(f"margin={margin}: a multiple of 16")
         self.size, self.attention, self.image_size, self.hard = size, attention, image_size, hard
         self.margin, self.width = margin, width
-        self.penalty = None if penalty is None else torch.as_tensor(penalty)
+        self.penalty = str(penalty) if isinstance(penalty, str | Path) else penalty
+        if not isinstance(self.penalty, str | None):
+            self.penalty = torch.as_tensor(self.penalty)
         self.held_out, self.quantiles, self.steps = held_out, tuple(quantiles), steps
         self.lr, self.weight_decay = lr, weight_decay
         self._passes = 1  # steps of an epoch; `fit` knows how many
@@ -105,14 +112,18 @@ class EfficientAD(Detector):
         self.register_buffer("limits", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # (st, ae) x (0, 0.1)
 
     def arguments(self) -> dict:
-        # The file holds the teacher's weights; the penalty pictures are not needed once it is trained.
-        return super().arguments() | {"teacher": None, "penalty": None}
+        # The file holds the teacher's weights; the penalty's pictures are not needed once it is trained.
+        return super().arguments() | {
+            "teacher": None, "penalty": self.penalty if isinstance(self.penalty, str) else None
+        }  # fmt: skip
 
     # --- Training ---------------------------------------------------------------------------------
 
     def fit(self, dataset, on_epoch=None, checkpoint=None) -> EfficientAD:
         """See `Detector.fit`; a part of the pictures (`held_out`) is kept back."""
         self._check(dataset, training=True)
+        if isinstance(self.penalty, str):
+            penalty_files(self.penalty)  # are there any? before all the work
         if len(dataset) < 2:
             raise ValueError("EfficientAD needs at least two pictures: it trains on some and keeps some back")
         self.to(self.device)
@@ -145,10 +156,10 @@ class EfficientAD(Detector):
         error = (self.student(images, COPY) - teacher).square()  # (B, 384, h, w)
         loss = hard_mean(error, self.hard)
         if self.penalty is not None:
-            chosen = torch.randint(len(self.penalty), (len(images),), generator=generator)
-            others = penalty_crops(self.penalty[chosen].to(images), self.image_size, generator)
+            pictures = penalty_pictures(self.penalty, self.image_size, len(images), generator)
+            others = penalty_crops(pictures.to(images), self.image_size, generator)
             loss = loss + self.student(others, COPY).square().mean()
-        with seeded(int(torch.randint(2**31, (), generator=generator))):  # for its dropout
+        with seeded(int(torch.randint(2**31, (), generator=generator)), images.device):  # for its dropout
             rebuilt = self.autoencoder(changed)
         followed = self.student(changed, FOLLOW)
         return loss + F.mse_loss(rebuilt, teacher_changed) + F.mse_loss(followed, rebuilt)
@@ -255,15 +266,6 @@ def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     kinds = torch.randint(3, (len(images),), generator=generator)
     factors = 0.8 + 0.4 * torch.rand(len(images), generator=generator)
     return torch.stack([changes[k](x, float(f)) for x, k, f in zip(images, kinds, factors, strict=True)])
-
-
-def penalty_crops(pictures: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """(B, 3, H, W) resized to twice `size`, the middle cut out, three in ten made grey."""
-    if pictures.shape[-2:] != (2 * size, 2 * size):
-        pictures = F.interpolate(pictures, (2 * size, 2 * size), mode="bilinear", antialias=True)
-    crops = TF.center_crop(pictures, [size, size])
-    grey = (torch.rand(len(crops), 1, 1, 1, generator=generator) < 0.3).to(crops.device)
-    return torch.where(grey, TF.rgb_to_grayscale(crops, 3), crops)
 
 
 def _subset(dataset, indices: Tensor):

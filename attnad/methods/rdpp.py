@@ -28,11 +28,11 @@ class RDPP(PyramidDetector):
     losses, which see the same picture with a patch of simplex noise on it: the projections shall map
     noisy features to clean ones.
 
-    Two things in the authors' released code do nothing, or the opposite of their names: the optimal
-    transport loss compares a batch with the same batch in another order, which is zero whatever the
-    features are; and the contrast loss has the target 1, which pulls together and makes its margin
-    meaningless. By default both do here what they are named for; ``released=True`` does what the released
-    code does.
+    In the authors' released code the optimal transport loss compares a batch with the same batch in another
+    order, which is zero whatever the features are. Here it compares each picture's features, of length 1 and
+    at some positions, with those of another picture; ``released=True`` leaves it out. (A first version also
+    had the wrong sign in the contrast loss, which its authors corrected within days.) They add up the
+    gradients of two batches before each step; here each batch makes its own.
 
     Args:
         backbone, weights, levels, attention, attention_points, train_attention: see `PyramidDetector`.
@@ -42,7 +42,7 @@ class RDPP(PyramidDetector):
         blur: of the Sinkhorn divergence, 0.05.
         points: positions of each picture that the optimal transport looks at, drawn anew in each step.
         margin: the cosine above which noisy and clean features are pushed apart, 0.5.
-        released: see above.
+        released: without the optimal transport loss, which is zero in the released code.
         noise: strength of the simplex noise, 0.2.
         sigma: of the Gaussian over the anomaly map, 4 px.
         lr_projection, lr: of Adam (betas 0.5 and 0.999) for the projections, 1e-3, and the rest, 5e-3.
@@ -143,10 +143,9 @@ class RDPP(PyramidDetector):
         for x, y, z in zip(noisy, denoised, projected, strict=True):
             reconstruct = reconstruct + 1 - F.cosine_similarity(y, z).mean()
             cosine = F.cosine_similarity(x.flatten(1), z.flatten(1))  # (B,)
-            if self.released:
-                contrast = contrast + (1 - cosine).mean()
-                continue
             contrast = contrast + F.relu(cosine - self.margin).mean()
+            if self.released:
+                continue
             count = min(self.points, z[0, 0].numel())
             chosen = torch.randperm(z[0, 0].numel(), generator=generator)[:count].to(z.device)
             cloud = F.normalize(z.flatten(2)[:, :, chosen].transpose(1, 2), dim=2)  # (B, count, C), length 1
