@@ -3,19 +3,24 @@
     pip install anomalib        # only for the comparison
     python benchmarks/metrics.py
 
-Each is run in a process of its own, several times; the median is printed.
+Each is run in a process of its own, several times; ``data/results/metrics.csv`` keeps the median.
 """
 
 import argparse
+import csv
 import importlib.metadata
 import multiprocessing
-import platform
 import resource
+import shlex
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+
+from attnad.results import DATA, provenance
 
 
 def example(n: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -76,20 +81,25 @@ def main():
     parser.add_argument("--maps", type=int, nargs="+", default=[50, 100, 200, 400])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=DATA / "results" / "metrics.csv")
     args = parser.parse_args()
     functions = {"attnad": ours}
     try:
         functions[f"anomalib {importlib.metadata.version('anomalib')}"] = anomalib
     except importlib.metadata.PackageNotFoundError:
         print("anomalib is not installed: ours alone")
-    print(
-        f"Python {platform.python_version()}, numpy {np.__version__}, {platform.machine()}, size {args.size}"
-    )
-    print(f"{'':16} {'maps':>5} {'AUPRO':>10} {'seconds':>8} {'extra MiB':>10}")
-    for name, function in functions.items():
-        for n in args.maps:
+    command = shlex.join(["python", "benchmarks/metrics.py", *sys.argv[1:]])
+    rows = []
+    for n in args.maps:
+        for name, function in functions.items():
             value, seconds, memory = run(function, n, args.size, args.repeats)
-            print(f"{name:16} {n:5d} {value:10.7f} {seconds:8.3f} {memory:10.0f}")
+            print(f"{name}, {n} maps: AUPRO {value:.7f}, {seconds:.3f} s, {memory:.0f} MiB more", flush=True)
+            figures = {"aupro": round(value, 7), "seconds": round(seconds, 4), "extra_mib": round(memory)}
+            rows.append({"library": name, "maps": n, "size": args.size} | figures | provenance())
+    with args.out.open("w", newline="", encoding="utf8") as file:
+        writer = csv.DictWriter(file, [*rows[0], "command"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row | {"command": command} for row in rows)
 
 
 if __name__ == "__main__":

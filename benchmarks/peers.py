@@ -67,8 +67,8 @@ def alternate(a, b, seconds: float, least: int = 5) -> dict[str, float]:
             "pairs": len(times)}  # fmt: skip
 
 
-def record(method: str, measure: str, size: int, batch: int | str = "", **figures) -> None:
-    """One row of the file, in place of the one that was there, and a line on the screen."""
+def record(out: Path, method: str, measure: str, size: int, batch: int | str = "", **figures) -> None:
+    """One row of the file `out`, in place of the one that was there, and a line on the screen."""
     row = {"method": method, "measure": measure, "batch": batch, "image_size": size,
            "threads": torch.get_num_threads(), **dict.fromkeys(FIGURES, "")}  # fmt: skip
     row |= {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in figures.items()} | provenance()
@@ -76,14 +76,14 @@ def record(method: str, measure: str, size: int, batch: int | str = "", **figure
     row["command"] = shlex.join(["python", "benchmarks/peers.py", *sys.argv[1:]])
     print(*(f"{k}={row[k]}" for k in (*KEY, *figures)), flush=True)
     table = pd.DataFrame([row]).astype({"batch": str})
-    if FILE.exists():
-        old = pd.read_csv(FILE, dtype={"batch": str}, keep_default_na=False)
+    if out.exists():
+        old = pd.read_csv(out, dtype={"batch": str}, keep_default_na=False)
         same = (old[KEY] == table[KEY].iloc[0]).all(axis=1)
         table = pd.concat([old[~same], table])
-    table.sort_values(KEY, kind="stable").to_csv(FILE, index=False)
+    table.sort_values(KEY, kind="stable").to_csv(out, index=False)
 
 
-def coreset(count: int) -> None:
+def coreset(out: Path, count: int) -> None:
     """Both on the same `count` projected patch features of real pictures, 10 %."""
     from anomalib.models.components.sampling import KCenterGreedy
 
@@ -107,12 +107,12 @@ def coreset(count: int) -> None:
     parts = points.split(2000)
     radii = [float(max(torch.cdist(p, points[c]).amin(1).max() for p in parts)) for c in (chosen, other)]
     same = np.intersect1d(chosen, other).size / len(other)
-    record("PatchCore", "coreset time", 128, count, **paired(own, their, "s"))
-    record("PatchCore", "coreset radius", 128, count, **paired(*radii, ""))
-    record("PatchCore", "coreset shared", 128, count, ours=same, theirs=same, unit="share")
+    record(out, "PatchCore", "coreset time", 128, count, **paired(own, their, "s"))
+    record(out, "PatchCore", "coreset radius", 128, count, **paired(*radii, ""))
+    record(out, "PatchCore", "coreset shared", 128, count, ours=same, theirs=same, unit="share")
 
 
-def quality(seeds: int = 2, epochs: int = 20) -> None:
+def quality(out: Path, seeds: int = 2, epochs: int = 20) -> None:
     """Image AUROC of both FastFlows on Magnetic Tile, trained alike on the same features of Lite0."""
     from anomalib.models.image.fastflow.anomaly_map import AnomalyMapGenerator
     from anomalib.models.image.fastflow.loss import FastflowLoss
@@ -146,7 +146,12 @@ def quality(seeds: int = 2, epochs: int = 20) -> None:
         print(f"seed {seed}: ours {found[-1][0]:.4f}, anomalib {found[-1][1]:.4f}", flush=True)
     own, their = np.mean(found, axis=0)
     record(
-        "FastFlow", "image AUROC, Magnetic Tile", 128, pairs=seeds, **paired(own, their, "mean over seeds")
+        out,
+        "FastFlow",
+        "image AUROC, Magnetic Tile",
+        128,
+        pairs=seeds,
+        **paired(own, their, "mean over seeds"),
     )
 
 
@@ -185,10 +190,11 @@ def main() -> None:
     parser.add_argument("--coreset", type=int, default=50_000, help="number of patches; 0 to leave it out")
     parser.add_argument("--measures", nargs="*", choices=MEASURES, default=MEASURES)
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8], help="of the latency")
+    parser.add_argument("--out", type=Path, default=FILE)
     parser.add_argument("--peak", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    size, wanted = arguments.size, arguments.measures
+    size, wanted, out = arguments.size, arguments.measures, arguments.out
     images = torch.rand(8, 3, size, size, generator=torch.Generator().manual_seed(0))
     if arguments.peak:
         return peak(arguments.methods[0], arguments.peak, images)
@@ -197,25 +203,25 @@ def main() -> None:
         copy(mine, other, method)
         if "outputs" in wanted:
             for name, difference in compare(mine, other, method, images[:2]).items():
-                record(method, f"difference of the {name}", size, 2, ratio=difference)
+                record(out, method, f"difference of the {name}", size, 2, ratio=difference)
         for batch in arguments.batches if "latency" in wanted else ():
             x = images[:batch]
             with torch.no_grad():
                 functions = partial(mine.predict, x), partial(lambda m, n, x: m(seen(n, x)), other, method, x)
-                record(method, "latency", size, batch, **alternate(*functions, arguments.seconds))
+                record(out, method, "latency", size, batch, **alternate(*functions, arguments.seconds))
         if "training step" in wanted and method != "PatchCore":  # which has none
             batch = 1 if method == "EfficientAD" else 4
             steps = [step(method, d, images[:batch], own) for d, own in ((mine, True), (other, False))]
-            record(method, "training step", size, batch, **alternate(*steps, arguments.seconds, 3))
+            record(out, method, "training step", size, batch, **alternate(*steps, arguments.seconds, 3))
         if "parameters" in wanted:
             counts = [sum(p.numel() for p in d.parameters()) / 1e6 for d in (mine, other)]
-            record(method, "parameters", size, **paired(*counts, "million"))
+            record(out, method, "parameters", size, **paired(*counts, "million"))
         if "memory" in wanted:
-            record(method, "memory", size, 8, **paired(*(memory(method, size, s) for s in SIDES), "MB"))
+            record(out, method, "memory", size, 8, **paired(*(memory(method, size, s) for s in SIDES), "MB"))
     if arguments.coreset and "coreset" in wanted:
-        coreset(arguments.coreset)
+        coreset(out, arguments.coreset)
     if "quality" in wanted:
-        quality()
+        quality(out)
 
 
 if __name__ == "__main__":
