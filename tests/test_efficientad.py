@@ -1,8 +1,12 @@
-"""EfficientAD: published sizes, hard-feature loss and map normalisation by hand, who learns, files."""
+"""EfficientAD: published sizes and defaults, loss and maps by hand, who learns from what, files."""
+
+import inspect
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 
 from attnad.methods import EfficientAD
@@ -10,7 +14,10 @@ from attnad.methods.efficientad import _DroppingAdam, hard_mean, normalised, pen
 from attnad.pdn import PDN, Autoencoder, load_teacher
 from attnad.weights import WeightsUnavailable
 
-SMALL = {"teacher": None, "image_size": 64, "steps": 4, "batch_size": 2, "cache": True, "device": "cpu"}
+SMALL = {
+    "teacher": None, "image_size": 64, "width": 0.25, "penalty": None, "steps": 4, "batch_size": 2,
+    "cache": True, "device": "cpu",
+}  # fmt: skip
 
 
 def count(module):
@@ -19,16 +26,38 @@ def count(module):
 
 @pytest.fixture(scope="module")
 def pictures():
-    return np.random.default_rng(0).random((5, 3, 64, 64), dtype=np.float32)
+    noise = np.random.default_rng(0).random((5, 3, 64, 64), dtype=np.float32)
+    return noise * np.linspace(0.4, 1, 5, dtype=np.float32)[:, None, None, None]  # no two of them alike
 
 
 @pytest.fixture(scope="module")
 def fitted(pictures):
-    return EfficientAD(**SMALL, attention="se", penalty=pictures).fit(pictures)
+    return EfficientAD(**SMALL | {"attention": "se", "penalty": pictures}).fit(pictures)
+
+
+@pytest.fixture(scope="module")
+def unequal():
+    """Its teacher's channels have moments, and its two maps limits, that nothing is indifferent to."""
+    detector = EfficientAD(**SMALL).eval()  # without the autoencoder's drop-out
+    generator = torch.Generator().manual_seed(1)
+    detector.mean = 0.1 * torch.randn(1, 384, 1, 1, generator=generator)
+    detector.std = 0.05 + 0.1 * torch.rand(1, 384, 1, 1, generator=generator)
+    detector.limits = torch.tensor([[0.5, 1.5], [0.01, 0.04]])
+    return detector
+
+
+def test_published_defaults():
+    expected = {
+        "teacher": "distilled", "size": "S", "attention": None, "image_size": 256, "margin": 0, "width": 1.0,
+        "hard": 0.999, "penalty": "free", "held_out": 0.1, "quantiles": (0.9, 0.995), "steps": 70_000,
+        "batch_size": 1, "lr": 1e-4, "weight_decay": 1e-5,
+    }  # fmt: skip
+    parameters = inspect.signature(EfficientAD).parameters
+    assert {name: parameters[name].default for name in expected} == expected
 
 
 def test_with_a_margin_the_map_reaches_the_edge_and_a_narrow_student_is_narrow(pictures):
-    bare, filled = (EfficientAD(**SMALL, margin=margin, width=0.25) for margin in (0, 16))
+    bare, filled = (EfficientAD(**SMALL, margin=margin) for margin in (0, 16))
     assert (
         bare.fit(pictures).predict(pictures).maps[:, :8] == 0
     ).all()  # a rim of 16 px, without upsampling's reach
@@ -61,8 +90,12 @@ def test_autoencoder_and_teacher_agree_on_the_grid(side):
     assert PDN("S")(picture).shape == Autoencoder(side)(picture).shape == expected
 
 
-def test_medium_has_the_same_grid():
+def test_medium_has_the_same_grid_and_learns(pictures):
     assert PDN("M")(torch.rand(1, 3, 64, 64)).shape == (1, 384, 8, 8)
+    medium = EfficientAD(**SMALL | {"size": "M", "steps": 1}).fit(pictures[:2])
+    assert count(medium.teacher) == count(PDN("M"))
+    assert count(medium.student) == count(PDN("M", 768, width=0.25))
+    assert np.isfinite(medium.predict(pictures[:2]).maps).all()
 
 
 def test_a_description_knows_its_33_pixels_and_no_others():
@@ -96,7 +129,68 @@ def test_held_out_maps_set_the_scale(fitted):
         torch.testing.assert_close(limit, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("attention", [None, "se", "cbam"])
+def test_of_the_pictures_held_out_the_teachers_moments_know_nothing(fitted, pictures):
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        told = fitted.teacher(torch.from_numpy(pictures)[order[1:]])
+    torch.testing.assert_close(fitted.mean, told.mean((0, 2, 3), keepdim=True), rtol=1e-3, atol=1e-5)
+    std = told.std((0, 2, 3), correction=0, keepdim=True)
+    torch.testing.assert_close(fitted.std, std, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "tensor", "folder"])
+def test_the_loss_is_the_sum_of_its_terms(unequal, pictures, tmp_path, kind):
+    # A grey picture of twice the size: whatever is drawn, its middle is what the student sees of it.
+    grey = np.random.default_rng(2).integers(0, 256, (128, 128), dtype=np.uint8)
+    others = torch.from_numpy(grey / np.float32(255)).expand(1, 3, -1, -1)
+    Image.fromarray(np.stack([grey] * 3, axis=2)).save(tmp_path / "grey.png")
+    arguments = {"nothing": None, "tensor": others, "folder": tmp_path}
+    detector = EfficientAD(**SMALL | {"penalty": arguments[kind]}).eval()
+    detector.load_state_dict(unequal.state_dict())
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        state = detector.frozen(torch.from_numpy(pictures[:2]), True, generator)
+        images, _, changed, _ = state
+        teacher, teacher_changed = (
+            (detector.teacher(x) - unequal.mean) / unequal.std for x in (images, changed)
+        )
+        error = (detector.student(images)[:, :384] - teacher) ** 2
+        rebuilt = detector.autoencoder(changed)
+        expected = error[error >= torch.quantile(error, 0.999)].mean()
+        expected += ((rebuilt - teacher_changed) ** 2).mean()
+        expected += ((rebuilt - detector.student(changed)[:, 384:]) ** 2).mean()
+        if kind != "nothing":
+            unlike = (detector.student(others[:, :, 32:96, 32:96])[:, :384] ** 2).mean()
+            assert unlike > 1e-4 * expected  # or it would not be missed
+            expected += unlike
+        torch.testing.assert_close(detector.loss(state, generator), expected, rtol=1e-5, atol=0)
+
+
+def test_drop_out_follows_the_generator(pictures):
+    detector = EfficientAD(**SMALL).train()
+    with torch.no_grad():
+        state = detector.frozen(torch.from_numpy(pictures[:1]), True, torch.Generator().manual_seed(0))
+        one, same, other = (detector.loss(state, torch.Generator().manual_seed(i)) for i in (0, 0, 1))
+    assert one == same != other
+
+
+def test_the_map_is_half_of_each_kind_of_difference(unequal, pictures):
+    images = torch.from_numpy(pictures[:2])
+    with torch.no_grad():
+        score, maps = unequal.score(unequal.frozen(images, False, torch.Generator()))
+        teacher = (unequal.teacher(images) - unequal.mean) / unequal.std
+        student, rebuilt = unequal.student(images), unequal.autoencoder(images)
+    patches = ((student[:, :384] - teacher) ** 2).mean(1)
+    rules = ((student[:, 384:] - rebuilt) ** 2).mean(1)
+    halves = 0.5 * 0.1 * (patches - 0.5) / (1.5 - 0.5) + 0.5 * 0.1 * (rules - 0.01) / (0.04 - 0.01)
+    padded = F.pad(halves[:, None], (4, 4, 4, 4))
+    expected = F.interpolate(padded, (64, 64), mode="bilinear")[:, 0]
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(score, expected.amax((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", [None, "se", "cbam", "eca", "shuffle"])
 def test_who_receives_a_gradient(pictures, attention):
     detector = EfficientAD(**SMALL, attention=attention)
     generator = torch.Generator().manual_seed(0)
@@ -114,6 +208,39 @@ def test_the_halves_of_the_student_answer_to_different_teachers(pictures):
     assert all(p.grad is None for p in detector.autoencoder.parameters())
     last = detector.student.conv4.weight.grad
     assert last[:384].any() and not last[384:].any()  # the other half answers to the autoencoder only
+
+
+def test_published_optimizer_over_student_and_autoencoder():
+    detector = EfficientAD(**SMALL, attention="se")
+    optimizer = detector.make_optimizer()
+    (group,) = optimizer.param_groups
+    assert isinstance(optimizer, torch.optim.Adam) and not group["decoupled_weight_decay"]
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-4, 1e-5, (0.9, 0.999))
+    learners = [*detector.student.parameters(), *detector.autoencoder.parameters()]
+    assert {id(p) for p in group["params"]} == {id(p) for p in learners}
+
+
+def test_the_loss_falls(pictures):
+    history = EfficientAD(**SMALL | {"batch_size": 4, "lr": 1e-3}).fit(pictures).history
+    assert len(history) == 4 and history[-1]["loss"] < 0.95 * history[0]["loss"]
+
+
+def test_of_100_steps_the_last_5_are_smaller(pictures, monkeypatch):
+    detector = EfficientAD(**SMALL | {"steps": 100, "batch_size": 4})
+    optimizer, rates = detector.make_optimizer, []
+
+    def watched():
+        made = optimizer()
+        step = made.step
+        made.step = lambda: (step(), rates.append(made.param_groups[0]["lr"]))
+        return made
+
+    # Nothing but the steps is of interest: one in each epoch, of the four pictures that are not held out.
+    monkeypatch.setattr(detector, "make_optimizer", watched)
+    monkeypatch.setattr(detector, "loss", lambda state, generator: detector.student.conv1.weight.sum())
+    monkeypatch.setattr(detector, "end_of_epoch", dict)
+    detector.fit(pictures)
+    assert rates == pytest.approx([1e-4] * 95 + [1e-5] * 5)
 
 
 def test_learning_rate_drops_and_stays_dropped():
@@ -165,7 +292,7 @@ def test_interrupted_and_resumed(fitted, pictures, tmp_path):
 
 def test_no_teacher_says_how_to_make_one(tmp_path):
     with pytest.raises(WeightsUnavailable, match="attnad distill pdn_s"):
-        EfficientAD(teacher=tmp_path / "nothing.safetensors")
+        EfficientAD(teacher=tmp_path / "nothing.safetensors", penalty=None)
 
 
 def test_teacher_from_a_file_and_the_wrong_one(tmp_path):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -212,6 +213,22 @@ def test_evaluate_names_the_bad_mask():
         ValueError, match=r"5\.png: its mask is \(12, 24\) pixels, its anomaly map \(24, 24\)"
     ):
         metrics.evaluate(prediction, dataset(smaller, labels, []))
+
+
+def test_aupro_takes_memory_in_proportion_to_the_maps():
+    rng = np.random.default_rng(0)
+
+    def peak(count):
+        maps = rng.random((count, 64, 64), dtype=np.float32)
+        masks = ndimage.gaussian_filter(rng.random(maps.shape), (0, 4, 4)) > 0.53
+        tracemalloc.start()
+        metrics.aupro(masks, maps)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(2)  # what is imported on the way
+    assert peak(80) < 2.2 * peak(40)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("anomalib") is None, reason="anomalib is not installed")

@@ -1,11 +1,16 @@
 """RD++: optimal transport against what is known of it, noise, the losses by hand, who learns from them."""
 
+import copy
+import inspect
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 
-from attnad.methods import RDPP
+from attnad.methods import RDPP, rdpp
 from attnad.methods.rdpp import Bottleneck, Decoder, add_noise
 from attnad.simplex import octaves, simplex_noise
 from attnad.transport import sinkhorn_divergence
@@ -34,6 +39,12 @@ def test_with_little_blur_it_is_the_best_assignment():
     best = [cost[linear_sum_assignment(cost)].mean() for cost in costs]
     found = sinkhorn_divergence(x, y, blur=0.05, cooling=0.95)
     np.testing.assert_allclose(found, best, rtol=2e-3)
+
+
+def test_as_rdpp_uses_it_it_is_nearly_converged():
+    x, y = (F.normalize(cloud(seed, 1, 128, 64) + shift, dim=2) for seed, shift in ((0, 0), (1, 0.3)))
+    converged = sinkhorn_divergence(x, y, blur=0.05, cooling=0.95, sweeps=500)
+    assert sinkhorn_divergence(x, y).item() == pytest.approx(converged.item(), rel=1.5e-3)
 
 
 @pytest.mark.parametrize("blur", [0.05, 0.5, 2.0])
@@ -85,6 +96,49 @@ def test_octaves_add_finer_and_weaker_noise():
     assert np.abs(all_six).max() <= sum(0.6**i for i in range(6))
 
 
+def test_octaves_by_hand():
+    rng = np.random.default_rng(0)
+    permutation = copy.deepcopy(rng).permutation(256)
+    grid = np.stack(np.meshgrid(range(3), range(20), range(15), indexing="ij"), axis=-1)
+    layers = [0.6**i * simplex_noise(grid * 2**i / 32, permutation) for i in range(6)]
+    np.testing.assert_allclose(octaves((3, 20, 15), rng), sum(layers), atol=1e-12)
+
+
+def test_the_noise_is_a_fifth_of_six_octaves(monkeypatch):
+    made = []
+
+    def spy(shape, rng, *more, **named):
+        made.append(octaves(shape, copy.deepcopy(rng)))  # at their defaults, whatever was asked for
+        return octaves(shape, rng, *more, **named)
+
+    monkeypatch.setattr(rdpp, "octaves", spy)
+    noisy = add_noise(torch.zeros(2, 3, 128, 128), 0.2, torch.Generator().manual_seed(0)).double()
+    for image, expected in zip(noisy, made, strict=True):
+        top, left = (x.nonzero().min() for x in (image[0].any(1), image[0].any(0)))
+        _, height, width = expected.shape
+        patch = image[:, top : top + height, left : left + width]
+        np.testing.assert_allclose(patch, 0.2 * expected, atol=1e-6)
+
+
+def test_rectangles_have_sides_of_10_to_31_pixels(monkeypatch):
+    monkeypatch.setattr(rdpp, "octaves", lambda shape, rng: np.ones(shape))
+    sides = set()
+    for seed in range(300):
+        noisy = add_noise(torch.zeros(1, 3, 256, 40), 0.2, torch.Generator().manual_seed(seed))
+        sides.add(int(noisy[0, 0].any(1).sum()))
+    assert sides == set(range(10, 32))
+
+
+def test_in_training_the_same_pictures_come_again_with_noise_on_them(pictures):
+    detector, images = RDPP(**SMALL), torch.from_numpy(pictures[:2])
+    state = detector.frozen(images, True, torch.Generator().manual_seed(0))
+    noisy = add_noise(images, 0.2, torch.Generator().manual_seed(0))
+    for found, expected in zip(state, [*detector.extractor(images), *detector.extractor(noisy)], strict=True):
+        torch.testing.assert_close(found, expected)
+    for found, expected in zip(detector.frozen(images, False, torch.Generator()), state[:3], strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_noise_covers_one_rectangle_of_the_authors_size():
     images = torch.zeros(20, 3, 256, 256)
     noisy = add_noise(images, 0.2, torch.Generator().manual_seed(0))
@@ -100,6 +154,71 @@ def test_noise_covers_one_rectangle_of_the_authors_size():
 
 
 # --- The detector ---------------------------------------------------------------------------------
+
+
+def test_published_defaults():
+    expected = {
+        "backbone": "resnet18", "weights": "imagenet", "attention": None, "train_attention": False,
+        "image_size": 256, "projection_weight": 0.2, "blur": 0.05, "margin": 0.5, "noise": 0.2, "sigma": 4.0,
+        "epochs": 100, "batch_size": 16, "lr_projection": 1e-3, "lr": 5e-3,
+    }  # fmt: skip
+    parameters = inspect.signature(RDPP).parameters
+    assert {name: parameters[name].default for name in expected} == expected
+    assert RDPP.default_levels["resnet18"] == ("layer1", "layer2", "layer3")
+
+
+def test_published_optimizer():
+    detector = RDPP(**SMALL)
+    optimizer = detector.make_optimizer()
+    assert type(optimizer) is torch.optim.Adam
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 5e-3]
+    assert all(g["betas"] == (0.5, 0.999) and g["weight_decay"] == 0 for g in optimizer.param_groups)
+    slower = {id(p) for p in optimizer.param_groups[0]["params"]}
+    assert slower == {id(p) for p in detector.projections.parameters()}
+
+
+def test_loss_by_hand(pictures):
+    # At this margin the contrast has something to say. All positions and a batch of two: nothing is drawn.
+    detector = RDPP(**SMALL | {"points": 10_000}, margin=-1.0).train()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        state = detector.frozen(torch.from_numpy(pictures[:2]), True, generator)
+        clean, noisy = state[:3], state[3:]
+        projected, denoised = ([p(x) for p, x in zip(detector.projections, xs)] for xs in (clean, noisy))
+        rebuilt = detector.decoder(detector.bottleneck(projected))
+        flat = [[x.flatten(1) for x in xs] for xs in (clean, rebuilt, noisy, projected)]
+        distill = sum((1 - torch.cosine_similarity(a, b, dim=1)).mean() for a, b in zip(*flat[:2]))
+        contrast = sum((torch.cosine_similarity(a, b, dim=1) + 1).mean() for a, b in zip(*flat[2:]))
+        pairs = zip(denoised, projected)
+        reconstruct = sum((1 - torch.cosine_similarity(a, b, dim=1)).mean() for a, b in pairs)
+        transport = 0
+        for x in projected:
+            directions = F.normalize(x.flatten(2).transpose(1, 2), dim=2)  # (2, h * w, C)
+            transport = transport + sinkhorn_divergence(directions, directions.flip(0), 0.05).mean()
+        expected = distill + 0.2 * (transport + 0.01 * reconstruct + 0.1 * contrast) / 1.11
+        found = detector.loss(state, generator)
+        torch.testing.assert_close(found, expected, rtol=2e-5, atol=0)
+        detector.released = True  # in which the transport loss is always zero
+        torch.testing.assert_close(
+            detector.loss(state, generator), expected - 0.2 * transport / 1.11, rtol=2e-5, atol=0
+        )
+
+
+def test_map_is_the_sum_over_all_levels(pictures):
+    detector = RDPP(**SMALL).eval()
+    with torch.no_grad():
+        state = detector.frozen(torch.from_numpy(pictures[:2]), False, torch.Generator())
+        projected = [p(x) for p, x in zip(detector.projections, state, strict=True)]
+        rebuilt = detector.decoder(detector.bottleneck(projected))
+        score, maps = detector.score(state)
+    total = 0
+    for a, b in zip(state, rebuilt, strict=True):
+        unlike = 1 - (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+        assert unlike.std() > 0.01  # each level has a say
+        total = total + F.interpolate(unlike[:, None], (64, 64), mode="bilinear", align_corners=True)[:, 0]
+    expected = gaussian_filter(total.numpy(), (0, 4, 4))
+    np.testing.assert_allclose(maps, expected, rtol=1e-4)
+    np.testing.assert_allclose(score, expected.max((1, 2)), rtol=1e-4)
 
 
 def test_the_decoder_mirrors_the_teacher():
@@ -130,15 +249,28 @@ def test_projection_losses_by_hand():
     assert losses(one, mixed, mixed)[0] == pytest.approx(1.0, rel=1e-3)  # |(1,0) - (0,1)|^2 / 2
     detector.released = True
     assert losses(one, mixed, mixed)[0] == 0
+    assert losses(one, one, one)[1:] == pytest.approx([0, 0.5])  # the other two stay
 
 
-@pytest.mark.parametrize("attention", [None, "se", "cbam"])
-@pytest.mark.parametrize("trained", [False, True])
-def test_who_receives_a_gradient(pictures, attention, trained):
-    detector = RDPP(**SMALL, attention=attention, train_attention=trained)
+@pytest.mark.parametrize(
+    ("backbone", "attention", "trained"),
+    [
+        *(
+            ("efficientnet_lite0", a, t)
+            for a in (None, "se", "cbam", "eca", "shuffle")
+            for t in (False, True)
+        ),
+        *(("resnet18", a, True) for a in ("se", "cbam", "eca", "shuffle")),  # inside of residual branches
+        ("resnet18", "se", False),
+    ],
+)
+def test_who_receives_a_gradient(pictures, backbone, attention, trained):
+    detector = RDPP(**SMALL | {"backbone": backbone}, attention=attention, train_attention=trained)
     generator = torch.Generator().manual_seed(0)
-    state = detector.frozen(torch.from_numpy(pictures[:4]), True, generator)
+    state = detector.frozen(torch.from_numpy(pictures[:2]), True, generator)
     detector.train().loss(state, generator).backward()
+    for name, block in detector.extractor.blocks_in_order():
+        assert any(p.grad is not None and p.grad.any() for p in block.parameters()) == trained, name
     gates = {id(p) for p in detector.extractor.attention_parameters()}
     for name, p in detector.named_parameters():
         if name.startswith("extractor"):

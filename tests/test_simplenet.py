@@ -1,8 +1,12 @@
-"""SimpleNet: its published sizes, its loss by hand, who learns from it, files."""
+"""SimpleNet: its published sizes and defaults, its loss and map by hand, who learns from it, files."""
+
+import inspect
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 
 from attnad.methods import SimpleNet
 from attnad.methods.simplenet import Optimizers, patch_embedding, truncated_l1
@@ -28,6 +32,82 @@ def test_published_sizes():
     assert count(plain.adaptor) == 2_360_832  # which that figure leaves out
     gated = SimpleNet(weights=None, attention="se", device="cpu")
     assert count(gated.extractor) - count(plain.extractor) == 21_504
+
+
+def test_published_defaults():
+    expected = {
+        "backbone": "resnet18", "weights": "imagenet", "attention": None, "train_attention": False,
+        "image_size": 288, "patch": 3, "dim": 1536, "hidden": 1024, "noise": 0.015, "margin": 0.5,
+        "sigma": 4.0, "epochs": 160, "batch_size": 8, "lr_adaptor": 1e-4, "lr": 2e-4, "weight_decay": 1e-5,
+    }  # fmt: skip
+    parameters = inspect.signature(SimpleNet).parameters
+    assert {name: parameters[name].default for name in expected} == expected
+    assert SimpleNet.default_levels["resnet18"] == ("layer2", "layer3")
+
+
+def test_published_optimizers():
+    detector = SimpleNet(**SMALL)
+    adaptor, discriminator = detector.make_optimizer().parts
+    assert type(adaptor) is torch.optim.AdamW and type(discriminator) is torch.optim.Adam
+    for optimizer, module, lr, decay in (
+        (adaptor, detector.adaptor, 1e-4, 0.01),
+        (discriminator, detector.discriminator, 2e-4, 1e-5),
+    ):
+        (group,) = optimizer.param_groups
+        assert (group["lr"], group["weight_decay"], group["betas"]) == (lr, decay, (0.9, 0.999))
+        assert [id(p) for p in group["params"]] == [id(p) for p in module.parameters()]
+
+
+@pytest.fixture
+def shown_to_discriminator():
+    """A detector, and the list of what its discriminator was given."""
+    detector, inputs = SimpleNet(**SMALL), []
+    detector.discriminator.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach()))
+    return detector, inputs
+
+
+def test_fake_features_are_real_ones_with_gaussian_noise(shown_to_discriminator):
+    detector, inputs = shown_to_discriminator
+    embedding = torch.randn(4, 8, 8, 24, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        detector.loss([embedding], generator)
+    (real, fake), (_, other) = (x.chunk(2) for x in inputs)
+    torch.testing.assert_close(real, detector.adaptor(embedding.flatten(0, 2)).detach())
+    noise = (fake - real) / 0.015
+    assert noise.std().item() == pytest.approx(1, abs=0.03) and abs(noise.mean()) < 0.05
+    assert (noise.abs() < 1).float().mean().item() == pytest.approx(0.683, abs=0.02)  # a Gaussian's share
+    assert (noise.std(0) > 0.8).all() and (noise.std(1) > 0.3).all()  # of its own in each number
+    assert not torch.equal(fake, other)  # and in each step
+
+
+def test_loss_by_hand(shown_to_discriminator):
+    detector, inputs = shown_to_discriminator
+    embedding = 5 * torch.randn(4, 8, 8, 24, generator=torch.Generator().manual_seed(1))
+    found = detector.train().loss([embedding], torch.Generator().manual_seed(0))
+    first, norm, _, last = detector.discriminator
+    x = inputs[0] @ first.weight.T + first.bias
+    x = norm.weight * (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() + norm.bias
+    x = torch.where(x > 0, x, 0.2 * x) @ last.weight.T
+    real, fake = x[:256], x[256:]
+    expected = (0.5 - real).clamp(min=0).mean() + (0.5 + fake).clamp(min=0).mean()
+    assert (real > 0.5).any() and (fake < -0.5).any()  # beyond the margin: where the truncation tells
+    torch.testing.assert_close(found, expected)
+
+
+def test_map_by_hand(pictures):
+    detector = SimpleNet(**SMALL).eval()
+    with torch.no_grad():
+        levels = detector.extractor(torch.from_numpy(pictures[:2]))
+        score, maps = detector.score(
+            detector.frozen(torch.from_numpy(pictures[:2]), False, torch.Generator())
+        )
+        vectors = patch_embedding(levels, 3, 24)
+        grid = -detector.discriminator(detector.adaptor(vectors.view(128, 24))).view(2, 1, 8, 8)
+    enlarged = F.interpolate(grid, (64, 64), mode="bilinear")[:, 0].numpy()
+    expected = gaussian_filter(enlarged, (0, 4, 4))
+    np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(score, grid.amax((1, 2, 3)))
 
 
 def test_truncated_l1_by_hand():
@@ -62,13 +142,16 @@ def test_patch_embedding_is_what_the_authors_compute():
     torch.testing.assert_close(patch_embedding([fine, coarse], 3, 20), expected)
 
 
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "resnet18"])  # behind stages; inside of branches
 @pytest.mark.parametrize("attention", [None, "se", "cbam", "eca", "shuffle"])
 @pytest.mark.parametrize("trained", [False, True])
-def test_who_receives_a_gradient(pictures, attention, trained):
-    detector = SimpleNet(**SMALL, attention=attention, train_attention=trained)
+def test_who_receives_a_gradient(pictures, backbone, attention, trained):
+    detector = SimpleNet(**SMALL | {"backbone": backbone}, attention=attention, train_attention=trained)
     generator = torch.Generator().manual_seed(0)
     state = detector.frozen(torch.from_numpy(pictures[:4]), True, generator)
     detector.train().loss(state, generator).backward()
+    for name, block in detector.extractor.blocks_in_order():
+        assert any(p.grad is not None and p.grad.any() for p in block.parameters()) == trained, name
     reached = {name for name, p in detector.named_parameters() if p.grad is not None and p.grad.any()}
     gates = {id(p) for p in detector.extractor.attention_parameters()}
     for name, p in detector.named_parameters():
@@ -81,13 +164,18 @@ def test_who_receives_a_gradient(pictures, attention, trained):
     assert stepped == {id(p) for p in detector.trainable()}
 
 
-def test_finds_a_square_where_it_is(pictures):
+def test_learns_to_find_a_faint_square_where_it_is():
     rng = np.random.default_rng(1)
     train = (0.5 + 0.02 * rng.standard_normal((24, 3, 64, 64))).astype(np.float32)
     test = train[:4].copy()
-    test[2:, :, 8:24, 40:56] = 1.0
-    arguments = SMALL | {"weights": "imagenet", "epochs": 8, "sigma": 2.0}
-    prediction = SimpleNet(**arguments).fit(train).predict(test)
+    test[2:, :, 8:24, 40:56] += 0.1
+    arguments = SMALL | {"weights": "imagenet", "sigma": 2.0, "noise": 1.0, "lr": 1e-2}
+    untrained = SimpleNet(**arguments | {"epochs": 0}).fit(train).predict(test)
+    assert untrained.scores[2:].max() < untrained.scores[:2].min()  # it takes training to see it
+    trained = SimpleNet(**arguments | {"epochs": 8}).fit(train)
+    assert trained.history[0]["loss"] > 0.7
+    assert trained.history[-1]["loss"] < 0.3  # well below twice the margin, where nothing is told apart
+    prediction = trained.predict(test)
     assert prediction.maps.shape == (4, 64, 64)
     assert prediction.scores[2:].min() > prediction.scores[:2].max()
     row, column = np.unravel_index(prediction.maps[2].argmax(), (64, 64))
