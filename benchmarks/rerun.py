@@ -1,6 +1,6 @@
 """Does a recorded row come out again? Draw rows, run their commands here, and compare.
 
-    ATTNAD_DATA=FOLDER python benchmarks/rerun.py [--rows 5] [--most SECONDS] [--seed 0] [--tables ...]
+    ATTNAD_DATA=FOLDER python benchmarks/rerun.py [--rows 5] [--most SECONDS] [--seed 0] [--tables ...] [--methods ...]
 
 ``data/results/reruns.csv`` gets a line for each: what was recorded, what came out now, and the versions,
 Python and processor of both times. On the machine and with the versions of the record the two should agree;
@@ -57,6 +57,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
+    parser.add_argument("--methods", nargs="+", help="only rows of these")
     parser.add_argument("--rows", type=int, default=5, help="of each table")
     parser.add_argument("--most", type=float, default=120, help="leave out what took more seconds")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
@@ -67,6 +68,8 @@ def main() -> None:
         rows = rows[
             (rows["protocol"] == "last") & (rows["seconds"].replace("", "inf").astype(float) <= chosen.most)
         ]
+        if chosen.methods:
+            rows = rows[rows["method"].isin(chosen.methods)]
         for _, row in rows.sample(chosen.rows, random_state=chosen.seed).iterrows():
             now = again(row)
             line = {"table": table, "command": row["command"], "method": row["method"]}
