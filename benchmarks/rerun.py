@@ -1,6 +1,6 @@
 """Does a recorded row come out again? Draw rows, run their commands here, and compare.
 
-    ATTNAD_DATA=FOLDER python benchmarks/rerun.py [--rows 5] [--most SECONDS] [--seed 0] [--tables ...] [--methods ...]
+    ATTNAD_DATA=FOLDER python benchmarks/rerun.py [--rows 5] [--most SECONDS] [--seed 0] [--methods ...]
 
 ``data/results/reruns.csv`` gets a line for each: what was recorded, what came out now, and the versions,
 Python and processor of both times. On the machine and with the versions of the record the two should agree;
