@@ -130,6 +130,12 @@ def test_no_cell_ended_in_an_error(path):
 
 @built
 @pytest.mark.parametrize("path", pages(), ids=name)
+def test_no_page_shows_a_warning(path):
+    assert not any("output stderr" in (attributes.get("class") or "") for _, attributes in page(path).tags)
+
+
+@built
+@pytest.mark.parametrize("path", pages(), ids=name)
 def test_every_picture_has_alternative_text(path):
     bare = [
         a.get("src", "")[:60] for t, a in page(path).tags if t == "img" and not (a.get("alt") or "").strip()
