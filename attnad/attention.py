@@ -46,7 +46,8 @@ class SqueezeExcitation(Gate):
     """Squeeze-and-Excitation: look at the whole map, decide how much of each channel to let through.
 
     Without biases and without rounding of the hidden width, as in the paper (``2 C^2 / r`` parameters).
-    timm rounds the hidden width to a multiple of 8 and adds biases.
+    timm rounds the hidden width to a multiple of 8 and adds biases. Where C is small, the ReLU may silence
+    all of the one or two hidden units from the start: such a gate stays at 1/2 and never learns.
 
     Args:
         channels: C.

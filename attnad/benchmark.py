@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import io
 import itertools
 import json
-import re
 import shutil
 import sys
 import tempfile
@@ -26,9 +24,9 @@ from tqdm import tqdm
 
 from attnad import datasets, profile, results
 from attnad.attention import ATTENTION
-from attnad.cells import COLUMNS, Cell, Outcome, attempt, begun, settings
-from attnad.methods.files import replaced
+from attnad.cells import Cell, attempt, begun, settings
 from attnad.sizes import METHODS, PICTURES, SIZES
+from attnad.tables import Table
 
 
 def plan(
@@ -108,59 +106,6 @@ def _try_options(text: str, name: str, category: str, options: dict) -> None:
         raise ValueError(f"{text}: {error}") from error
 
 
-class Table:
-    """The file of a sweep, ``NAME.csv``, and each test picture's score beside it in ``NAME_scores.npz``.
-
-    Both are written anew after each cell and put in place in one step: a reader, or a sweep that goes on
-    after a power cut, never finds half of one.
-    """
-
-    def __init__(self, path: str | Path, cells: Sequence[Cell]):
-        self.path, self.cells = Path(path), cells
-        self.wanted = dict.fromkeys(cell.command() for cell in cells)
-        self.rows: dict[str, list[dict]] = {}
-        self.scores: dict[str, np.ndarray] = {}
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf8") as file:
-                for row in csv.DictReader(file):
-                    self.rows.setdefault(row["command"], []).append(row)
-        if scores_path(self.path).exists():
-            with np.load(scores_path(self.path), allow_pickle=False) as file:
-                self.scores = {name: file[name] for name in file.files}
-
-    def missing(self) -> list[Cell]:
-        """The cells that have not been run, or failed."""
-        return [c for c in self.cells if all(row["error"] for row in self.rows.get(c.command(), []))]
-
-    def add(self, cell: Cell, outcome: Outcome) -> None:
-        """Keep what a cell gave, on disk."""
-        self.rows[cell.command()] = outcome.rows
-        if outcome.scores is not None and outcome.labels is not None:
-            self.scores[cell.command()] = np.stack([outcome.labels.astype(np.float32), outcome.scores])
-        order = [*(c for c in self.rows if c not in self.wanted), *(c for c in self.wanted if c in self.rows)]
-        scores = {name: self.scores[name] for name in order if name in self.scores}
-        write_table(self.path, COLUMNS, [row for command in order for row in self.rows[command]], scores)
-
-
-def scores_path(path: Path) -> Path:
-    """Where the single scores of a table lie: ``NAME_scores.npz`` beside ``NAME.csv``."""
-    return path.with_name(path.stem + "_scores.npz")
-
-
-def write_table(
-    path: Path, columns: Sequence[str], rows: Iterable[dict], scores: dict[str, np.ndarray]
-) -> None:
-    """Write a table and its scores, each in one step; the scores first: a row is never without its own."""
-    packed, text = io.BytesIO(), io.StringIO(newline="")
-    np.savez_compressed(packed, **scores)  # type: ignore[arg-type]  # no run is called allow_pickle
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    for file, content in ((scores_path(path), packed.getvalue()), (path, text.getvalue().encode())):
-        with replaced(file) as partial:
-            partial.write_bytes(content)
-
-
 def sweep(
     cells: Sequence[Cell], out: str | Path, jobs: int = 1, cluster: str | None = None, resume: bool = False
 ) -> Table:
@@ -233,8 +178,11 @@ def said(row: dict) -> str:
 
 
 def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Iterator[str]:
-    """The plan in plain words; times are those of the same method, data, profile, options and numbers of
-    pictures in ``data/results/``, whatever the attention."""
+    """The plan in plain words; times are those of the same method, data and sizes in ``data/results/``."""
+
+    def sizes(command: str) -> str:
+        return command.partition(" --profile ")[2]  # with the numbers of pictures and --set
+
     yield f"{len(cells)} cells, {len(cells) - len(waiting)} of them done."
     for field in ("method", "attention", "points", "seed"):
         values = dict.fromkeys(str(getattr(cell, field)) or "all" for cell in cells)
@@ -244,15 +192,10 @@ def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Itera
     for path in sorted((results.DATA / "results").glob("*.csv")):
         with path.open(newline="", encoding="utf8") as file:
             for row in csv.DictReader(file):
-                if row.get("profile") and row.get("seconds") and row.get("protocol") == "last":
-                    pictures = re.search(r"--train \d+ --test \d+", row["command"])
-                    if pictures:
-                        key = row["method"], row["dataset"], row["profile"], row["options"], pictures[0]
-                        known.setdefault(key, []).append(float(row["seconds"]))
-    times = [
-        known.get((c.method, c.dataset, c.profile, c.options, f"--train {c.train} --test {c.test}"))
-        for c in waiting
-    ]
+                if row.get("protocol") == "last" and row.get("seconds") and sizes(row["command"]):
+                    key = row["method"], row["dataset"], sizes(row["command"])
+                    known.setdefault(key, []).append(float(row["seconds"]))
+    times = [known.get((cell.method, cell.dataset, sizes(cell.command()))) for cell in waiting]
     measured = [float(np.median(seconds)) for seconds in times if seconds]
     if measured:
         minutes = sum(measured) / 60 / max(1, jobs)

@@ -32,6 +32,7 @@ from attnad.methods.pictures import stacked
 from attnad.pretext import ConstantGate, FromIdentity, is_pasted, train_gates, which
 from attnad.results import DATA, provenance
 from attnad.sizes import SIZES
+from attnad.tables import scores_path, write_table
 
 FILE = DATA / "results" / "signals.csv"
 FIELDS = ("key", "signal", "control", *COLUMNS, "right", "spread")
@@ -143,7 +144,7 @@ def main() -> None:
     if chosen.out.exists():
         with chosen.out.open(newline="", encoding="utf8") as file:
             rows = {row["key"]: row for row in csv.DictReader(file)}
-        with np.load(benchmark.scores_path(chosen.out)) as file:
+        with np.load(scores_path(chosen.out)) as file:
             scores = dict(file)
     for data, seed, signal in itertools.product(chosen.data, chosen.seeds, chosen.signals):
         for kind in (kind for kind in SIGNALS[signal] if kind in chosen.attention):
@@ -152,7 +153,7 @@ def main() -> None:
             for row, numbers in run(signal, kind, data, seed):
                 rows[row["key"]], scores[row["key"]] = row, numbers
                 print(row["key"], row["image_auroc"], row["right"], f"{row['seconds']} s", flush=True)
-            benchmark.write_table(chosen.out, FIELDS, rows.values(), scores)
+            write_table(chosen.out, FIELDS, rows.values(), scores)
 
 
 if __name__ == "__main__":
