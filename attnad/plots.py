@@ -150,6 +150,15 @@ def diagram(
     ax.axis("off")
 
 
+def interval(ax: Axes, low: float, high: float, y: float, within: tuple[float, float], colour: str) -> None:
+    """A horizontal line from `low` to `high`; where that leaves `within`, it is cut and an arrow says so."""
+    left, right = within
+    ax.plot(np.clip([low, high], left, right), [y, y], color=colour, lw=1.8, solid_capstyle="butt")
+    for beyond, end, mark in ((low < left, left, "<"), (high > right, right, ">")):
+        if beyond:
+            ax.plot(end, y, mark, color=colour, ms=5.5, clip_on=False)
+
+
 def side_by_side(
     pictures: Mapping[str, np.ndarray],
     maps: Mapping[str, Sequence[np.ndarray] | np.ndarray],

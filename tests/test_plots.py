@@ -18,6 +18,17 @@ def test_a_diagram_has_its_boxes_and_arrows_and_draws():
     assert not plt.fignum_exists(fig.number)
 
 
+def test_an_interval_is_cut_where_the_axis_ends_and_says_so():
+    fig, ax = plt.subplots()
+    plots.interval(ax, -2.0, 0.5, 3, (-1, 1), "black")
+    line, arrow = ax.lines
+    assert list(line.get_xdata()) == [-1, 0.5] and list(line.get_ydata()) == [3, 3]
+    assert (arrow.get_marker(), *arrow.get_xdata()) == ("<", -1)
+    plots.interval(ax, -0.5, 0.5, 4, (-1, 1), "black")
+    assert len(ax.lines) == 3
+    plt.close(fig)
+
+
 def test_an_arrow_to_a_box_that_does_not_exist_is_an_error():
     fig, ax = plt.subplots()
     with pytest.raises(KeyError, match="c"):
