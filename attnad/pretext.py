@@ -18,6 +18,10 @@ from attnad.attention import Attention, Gate, make_attention
 from attnad.backbones import make_backbone
 from attnad.seeding import seeded
 
+# (count, generator) -> pictures and answers, integers:
+# pictures (B, 3, H, W), answers (B,): which of the kinds each picture is
+# pictures (B, 3, H, W), answers (B, H, W): which of the kinds each pixel is
+# pictures (B, 2, 3, H, W), answers (B,) = 0, 1, ... B-1: which second picture belongs to each first one
 Question = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -91,6 +95,55 @@ def is_pasted(pictures: Tensor) -> Question:
     return ask
 
 
+def how_turned(pictures: Tensor) -> Question:
+    """The question by how many right angles the picture is turned (RotNet, Gidaris et al., ICLR 2018).
+
+    Args:
+        pictures: (N, 3, H, H), normal ones.
+    """
+
+    def ask(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        images = pictures[torch.randint(len(pictures), (count,), generator=generator)]
+        answers = torch.randint(4, (count,), generator=generator)
+        turned = [torch.rot90(i, a, (1, 2)) for i, a in zip(images, answers.tolist(), strict=True)]
+        return torch.stack(turned), answers
+
+    return ask
+
+
+def where_is_the_object(pictures: Tensor, objects: Tensor) -> Question:
+    """The question which pixels belong to the object.
+
+    Args:
+        pictures: (N, 3, H, W), normal ones.
+        objects: (N, 1, H, W), true on the object.
+    """
+
+    def ask(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(pictures), (count,), generator=generator)
+        return pictures[chosen], objects[chosen, 0].long()
+
+    return ask
+
+
+def same_object(pictures: Tensor, objects: Tensor, backgrounds: Tensor) -> Question:
+    """The question which two pictures show the same object, on other backgrounds.
+
+    Args:
+        pictures: (N, 3, H, W), normal ones.
+        objects: (N, 1, H, W), true on the object, which is cut out and put on two of the backgrounds.
+        backgrounds: (M, 3, H, W).
+    """
+
+    def ask(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randperm(len(pictures), generator=generator)[:count, None]
+        behind = backgrounds[torch.randint(len(backgrounds), (len(chosen), 2), generator=generator)]
+        pairs = torch.where(objects[chosen], pictures[chosen], behind)  # (B, 2, 3, H, W)
+        return pairs, torch.arange(len(chosen))
+
+    return ask
+
+
 def cut_and_paste(images: Tensor, generator: torch.Generator) -> Tensor:
     """(B, 3, H, W), each with a rectangle of itself pasted at another place (CutPaste, Li et al., CVPR 2021).
 
@@ -125,8 +178,10 @@ def train_gates(
     Args:
         attention: name or constructor of a block; each starts as the identity (`FromIdentity`), in the
             plain network.
-        question: (count, generator) -> pictures (B, 3, H, W), answers (B,).
-        steps, batch_size, lr: of Adam, on cross entropy.
+        question: (count, generator) -> pictures, answers; see `Question`.
+        steps, batch_size, lr: of Adam, on cross entropy. The linear layer reads the averaged features; each
+            position's, if each pixel has an answer; of pairs, the answer is read from the cosines between
+            what it makes of first and second pictures, divided by 0.1 (SimCLR, Chen et al., ICML 2020).
         backbone, weights: see `attnad.backbones.make_backbone`; blocks at all its points.
         seed: of blocks and questions.
 
@@ -152,7 +207,7 @@ def train_gates(
     optimizer, history = torch.optim.Adam(trained, lr), []
     for _ in trange(steps, desc="gates learn", leave=False):
         images, answers = question(batch_size, generator)
-        said = head(network(images)[-1].mean(dim=(2, 3)))
+        said = _answer(network(images.flatten(0, -4))[-1], head, images, answers)
         loss = F.cross_entropy(said, answers)
         optimizer.zero_grad()
         loss.backward()
@@ -165,3 +220,15 @@ def train_gates(
         return copy.deepcopy(first)
 
     return trained_block, history
+
+
+def _answer(features: Tensor, head: nn.Linear, images: Tensor, answers: Tensor) -> Tensor:
+    """Features (B or 2B, C, h, w) -> logits, as `torch.nn.functional.cross_entropy` wants them."""
+    if answers.dim() == 3:
+        said = head(features.movedim(1, -1)).movedim(-1, 1)
+        return F.interpolate(said, answers.shape[1:], mode="bilinear")
+    said = head(features.mean(dim=(2, 3)))
+    if images.dim() == 4:
+        return said
+    first, second = F.normalize(said, dim=1).unflatten(0, images.shape[:2]).unbind(1)
+    return first @ second.T / 0.1

@@ -14,6 +14,7 @@ score by the row's ``key``; runs that are there are left out. ``control`` names 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import functools
 import itertools
@@ -27,9 +28,21 @@ import torch
 from attnad import benchmark, datasets, metrics
 from attnad.attention import CBAM, SqueezeExcitation
 from attnad.cells import COLUMNS, Cell
+from attnad.datasets import powerline
+from attnad.datasets.scenery import landscape
 from attnad.methods import DifferNet, Mahalanobis, Shared
 from attnad.methods.pictures import stacked
-from attnad.pretext import ConstantGate, FromIdentity, is_pasted, train_gates, which
+from attnad.pretext import (
+    ConstantGate,
+    FromIdentity,
+    Question,
+    how_turned,
+    is_pasted,
+    same_object,
+    train_gates,
+    where_is_the_object,
+    which,
+)  # fmt: skip
 from attnad.results import DATA, provenance
 from attnad.sizes import SIZES
 from attnad.tables import scores_path, write_table
@@ -39,44 +52,98 @@ FIELDS = ("key", "signal", "control", *COLUMNS, "right", "spread")
 DATASETS = (
     "elpv/mono", "powerline/vari_grip:clutter=0,scale=1.6", "elpv/poly", "magnetic_tile/magnetic_tile",
 )  # fmt: skip
-ASSETS = [("powerline", name) for name in datasets.SOURCES["powerline"].categories]
+ASSETS = datasets.SOURCES["powerline"].categories
 BLOCKS = {"se": SqueezeExcitation, "cbam": CBAM}
+FRESH = {"se": "fresh_se", "cbam": "fresh_cbam", "constant": ConstantGate}
 SIZE = SIZES["quick"]["DifferNet"]["image_size"]
-LAST = {"attention_points": ["AB3"], "train_attention": True}  # all before a trained gate is computed once
+AB3 = {"attention_points": ["AB3"]}
+LAST = AB3 | {"train_attention": True}  # all before a trained gate is computed once
+WHITE, ONCE = {"normalize": "whiten"}, {"normalize": "standardize"}
 # signal -> attention -> arguments of the detector; None where gates have to be trained first
 SIGNALS: dict[str, dict[str, dict | None]] = {
     "none": {"none": {}},
-    "none, standardized once": {"none": {"normalize": "standardize"}},
+    "none, standardized once": {"none": ONCE},
+    "none, whitened once": {"none": WHITE},
     "untrained": {kind: {"attention": f"fresh_{kind}"} for kind in BLOCKS},
+    "untrained, at AB3": {kind: AB3 | {"attention": f"fresh_{kind}"} for kind in BLOCKS},
     "distilled": {kind: {"attention": kind} for kind in BLOCKS},
     "distilled, shuffled": {kind: {"attention": f"shuffled_{kind}"} for kind in BLOCKS},
+    "distilled, whitened once": {kind: WHITE | {"attention": kind} for kind in BLOCKS},
     "likelihood": {kind: LAST | {"attention": f"fresh_{kind}"} for kind in BLOCKS},
-    "likelihood, standardized once": {
-        kind: LAST | {"attention": f"fresh_{kind}", "normalize": "standardize"} for kind in BLOCKS
+    "likelihood, at AB1 to AB3": {
+        kind: {"attention": block, "train_attention": True} for kind, block in FRESH.items()
     },
+    "likelihood, standardized once": {kind: LAST | ONCE | {"attention": FRESH[kind]} for kind in FRESH},
+    "likelihood, whitened once": {kind: LAST | WHITE | {"attention": FRESH[kind]} for kind in FRESH},
     "likelihood, from identity": {
         kind: LAST | {"attention": lambda channels, block=block: FromIdentity(block(channels))}
         for kind, block in BLOCKS.items()
     },
     "likelihood, constant gate": {"constant": LAST | {"attention": ConstantGate}},
-    "which asset": dict.fromkeys((*BLOCKS, "constant")),
-    "cut and paste": dict.fromkeys((*BLOCKS, "constant")),
+    "likelihood, stopped early": dict.fromkeys(FRESH),
+    "which asset": dict.fromkeys(FRESH),
+    "outline of the object": dict.fromkeys(FRESH),
+    "any background": dict.fromkeys(FRESH),
+    "cut and paste": dict.fromkeys(FRESH),
+    "how far turned": dict.fromkeys(FRESH),
 }
-CONTROL = {"likelihood, standardized once": "none, standardized once"}  # of all others: "none"
+CONTROL = {  # of all others: "none"
+    "likelihood, standardized once": "none, standardized once",
+    "likelihood, whitened once": "none, whitened once",
+    "distilled, whitened once": "none, whitened once",
+}
+GENERATED = ("which asset", "outline of the object", "any background")  # learned there, for all data
+EARLY = 4  # epochs after which a gate stops to follow the likelihood
 
 
 @functools.cache
-def assets() -> list[torch.Tensor]:
-    """Normal pictures of each generated asset."""
-    return [stacked(datasets.load(*pair, "train", SIZE, train_count=60)) for pair in ASSETS]
+def assets(size: int = SIZE) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Normal pictures (60, 3, H, W) of each generated asset, and where the object is (60, 1, H, W)."""
+    drawn = [[powerline.picture(asset, i, size=size, split="train") for i in range(60)] for asset in ASSETS]
+    return tuple(
+        [torch.stack([torch.from_numpy(p[part]) for p in asset]) for asset in drawn] for part in (0, 2)
+    )
+
+
+@functools.cache
+def backgrounds() -> torch.Tensor:
+    """(200, 3, H, W) with nothing in front."""
+    rng = np.random.default_rng(0)
+    return torch.stack([torch.from_numpy(landscape(rng, SIZE, rng.uniform())) for _ in range(200)])
+
+
+def question(signal: str, data: str) -> Question:
+    """What gates are trained with."""
+    match signal:
+        case "which asset":
+            return which(assets()[0])
+        case (
+            "outline of the object"
+        ):  # the last features have a stride of 32: larger pictures for more of them
+            return where_is_the_object(*map(torch.cat, assets(2 * SIZE)))
+        case "any background":
+            return same_object(*map(torch.cat, assets()), backgrounds())
+        case "cut and paste":
+            return is_pasted(pictures(data)[1].sets[0])
+        case "how far turned":
+            return how_turned(pictures(data)[1].sets[0])
+    raise ValueError(f"{signal}: no question trains these gates")
 
 
 @functools.cache
 def trained(signal: str, kind: str, data: str, seed: int):
     """Gates, and the share of right answers in the last fifth of their training; `data` is "" for any."""
-    question = which(assets()) if signal == "which asset" else is_pasted(pictures(data)[1].sets[0])
-    gates, history = train_gates(BLOCKS.get(kind, ConstantGate), question, seed=seed)
-    return gates, float(np.mean([entry["right"] for entry in history[-len(history) // 5 :]]))
+    gates, history = train_gates(BLOCKS.get(kind, ConstantGate), question(signal, data), seed=seed)
+    return gates, round(float(np.mean([entry["right"] for entry in history[-len(history) // 5 :]])), 3)
+
+
+def stopped_early(kind: str, data: str, seed: int):
+    """The gate at AB3 that a flow's likelihood has trained for `EARLY` epochs."""
+    sizes = SIZES["quick"]["DifferNet"] | LAST | {"epochs": EARLY}
+    detector = DifferNet(**sizes | {"attention": FRESH[kind]}, seed=seed, device="cpu")
+    train, _ = pictures(data)[1](detector)
+    ((_, block),) = detector.fit(train).extractor.blocks_in_order()
+    return lambda channels: copy.deepcopy(block)
 
 
 @functools.cache
@@ -95,18 +162,20 @@ def key(signal: str, judge: str, kind: str, cell: Cell, seed: int) -> str:
 def run(signal: str, kind: str, data: str, seed: int) -> list[tuple[dict, np.ndarray]]:
     """Rows of both judges, and labels and scores (2, N) of the test pictures of each."""
     arguments, known, right = SIGNALS[signal][kind], provenance(), ""
-    if arguments is None:
-        gates, share = trained(signal, kind, "" if signal == "which asset" else data, seed)
-        arguments, right = {"attention": gates}, round(share, 3)
+    if signal == "likelihood, stopped early":
+        arguments = AB3 | {"attention": stopped_early(kind, data, seed)}
+    elif arguments is None:
+        gates, right = trained(signal, kind, "" if signal in GENERATED else data, seed)
+        arguments = {"attention": gates}
     cell, shared, labels = pictures(data)
     words = ["python", "benchmarks/signals.py", "--data", data, "--signals", signal, "--attention", kind]
     found = []
     for judge in (DifferNet, Mahalanobis):
         if judge is Mahalanobis and arguments.get("train_attention"):
             continue  # it has no likelihood to train a gate with
-        allowed = {k: v for k, v in arguments.items() if judge is DifferNet or k == "attention"}
-        if judge is Mahalanobis and signal == "none, standardized once":
-            continue  # it always does that
+        if judge is Mahalanobis and "normalize" in arguments:
+            continue  # it always does both
+        allowed = {k: v for k, v in arguments.items() if judge is DifferNet or k in ("attention", *AB3)}
         start = time.perf_counter()
         detector = judge(**SIZES["quick"][judge.__name__] | allowed, seed=seed, device="cpu")
         train, test = shared(detector)

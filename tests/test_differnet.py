@@ -73,7 +73,7 @@ def test_score_by_hand():
     assert detector.predict(TEST).maps is None
 
 
-@pytest.mark.parametrize("normalize", [None, "standardize", "batchnorm"])
+@pytest.mark.parametrize("normalize", [None, "standardize", "batchnorm", "whiten"])
 def test_it_learns_and_finds_the_defects(normalize):
     detector = differnet(normalize=normalize, epochs=30, lr=2e-3).fit(TRAIN)
     losses = [entry["loss"] for entry in detector.history]
@@ -92,9 +92,30 @@ def test_standardising_makes_the_training_embedding_standard():
     torch.testing.assert_close(normal[:, varied].mean(0), torch.zeros(int(varied.sum())), atol=1e-3, rtol=0)
 
 
-def test_standardising_needs_the_embedding_beforehand():
+def test_whitening_makes_embeddings_uncorrelated_with_variance_one():
+    from attnad.methods.differnet import _whitening
+
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.randn(20_000, 6, generator=generator) @ torch.randn(6, 6, generator=generator)
+    mixed = mixed * torch.tensor([100.0, 1, 1, 1, 1, 0]) + 7  # of very different size, one that never varies
+    found = _whitening(mixed)
+    white = mixed @ found["weight"].T + found["bias"]
+    torch.testing.assert_close(torch.cov(white[:, :5].T), torch.eye(5), atol=0.02, rtol=0)
+    torch.testing.assert_close(white.mean(0), torch.zeros(6), atol=1e-2, rtol=0)
+
+
+def test_the_square_of_a_whitened_embedding_is_its_mahalanobis_distance():
+    detector = differnet(normalize="whiten", epochs=1).fit(TRAIN)
+    embedding = detector.embed_all(detector.precompute(TEST, training=False))
+    squares = detector.norm(embedding).square().mean(dim=(1, 2)).detach().numpy()
+    views = VIEWS | {"cached_views": detector.cached_views}
+    np.testing.assert_allclose(squares, Mahalanobis(**views).fit(TRAIN).predict(TEST).scores, rtol=1e-3)
+
+
+@pytest.mark.parametrize("normalize", ["standardize", "whiten"])
+def test_measuring_the_embedding_once_needs_it_beforehand(normalize):
     with pytest.raises(ValueError, match="cache=True"):
-        differnet(normalize="standardize", cache=False).fit(TRAIN)
+        differnet(normalize=normalize, cache=False).fit(TRAIN)
 
 
 @pytest.mark.parametrize("angle", [0, 90, 180, 270, -90, 37.5])
@@ -459,6 +480,7 @@ DETECTORS = [
     lambda: differnet(attention="se", normalize="batchnorm"),
     lambda: differnet(attention="shuffled_cbam", normalize="standardize", attention_points=["P2"]),
     lambda: differnet(attention="random", normalize=None, cache=False),
+    lambda: differnet(normalize="whiten"),
     lambda: Mahalanobis(**VIEWS),
     lambda: NearestNeighbor(**VIEWS),
 ]

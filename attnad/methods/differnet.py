@@ -42,7 +42,8 @@ class DifferNet(PooledDetector):
         normalize: of the embedding before the flow. None as published (the loss then starts very high);
             ``"standardize"`` by mean and spread of the training embeddings before training;
             ``"batchnorm"`` by those of each batch, without affine parameters, which takes away what a
-            gate could gain by shrinking.
+            gate could gain by shrinking; ``"whiten"`` by mean and covariance before training, shrunk as
+            `Mahalanobis` does, so that the features start uncorrelated.
         epochs: 192 (24 x 8 in the authors' code; the AttentDifferNet paper trains for 100).
         batch_size: 24 pictures.
         lr, weight_decay: of Adam (betas 0.8 and 0.8, eps 1e-4).
@@ -82,14 +83,16 @@ class DifferNet(PooledDetector):
             backbone, weights, attention, attention_points, train_attention, image_size, scales,
             rotations, train_views, test_views, cached_views, epochs, batch_size, cache, seed, device,
         )  # fmt: skip
-        if normalize not in (None, "standardize", "batchnorm"):
-            raise ValueError(f"normalize={normalize!r}: use None, 'standardize' or 'batchnorm'")
+        if normalize not in (None, "standardize", "batchnorm", "whiten"):
+            raise ValueError(f"normalize={normalize!r}: use None, 'standardize', 'batchnorm' or 'whiten'")
         self.steps, self.hidden, self.clamp, self.normalize = steps, hidden, clamp, normalize
         self.lr, self.weight_decay = lr, weight_decay
         with seeded(seed):
             self.flow = dense_flow(self.width, steps, hidden, clamp, seed)
-        # Both normalisations are the same layer: one keeps its statistics, the other follows the batches.
-        self.norm = nn.BatchNorm1d(self.width, affine=False) if normalize else nn.Identity()
+            if normalize == "whiten":
+                self.norm: nn.Module = nn.Linear(self.width, self.width).requires_grad_(False)
+            else:  # the same layer for both: one keeps its statistics, the other follows the batches
+                self.norm = nn.BatchNorm1d(self.width, affine=False) if normalize else nn.Identity()
         self.register_buffer("start_spread", torch.tensor(float("nan")))
         self._moments: list[Tensor] = []
 
@@ -100,14 +103,16 @@ class DifferNet(PooledDetector):
         return self
 
     def begin(self, state: Frozen | None) -> None:
-        if state is None and self.normalize == "standardize":
-            raise ValueError("normalize='standardize' measures the embedding once: it needs cache=True")
+        if state is None and self.normalize in ("standardize", "whiten"):
+            raise ValueError(f"normalize={self.normalize!r} measures the embedding once: it needs cache=True")
         if state is not None:
             embedding = self.embed_all(state).flatten(0, 1)  # (N*V, D)
             self.start_spread.fill_(_spread(embedding.mean(0), embedding.square().mean(0)))
             if isinstance(self.norm, nn.BatchNorm1d):
                 statistics = {"running_mean": embedding.mean(0), "running_var": embedding.var(0)}
                 self.norm.load_state_dict(statistics, strict=False)
+            elif self.normalize == "whiten":
+                self.norm.load_state_dict(_whitening(embedding))
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(
@@ -151,6 +156,18 @@ class DifferNet(PooledDetector):
                 CollapseWarning, stacklevel=3,
             )  # fmt: skip
         return {"spread": relative}
+
+
+def _whitening(embedding: Tensor) -> dict[str, Tensor]:
+    """Embeddings (M, D) -> weight (D, D) and bias (D,) that make them uncorrelated and of variance 1."""
+    from sklearn.covariance import LedoitWolf  # here, since scikit-learn is slow to import
+
+    mean, std = embedding.mean(0), embedding.std(0)
+    std = torch.where(std > 1e-6, std, 1.0)  # a feature that never varied is not blown up
+    fit = LedoitWolf(assume_centered=True).fit(((embedding - mean) / std).numpy())
+    values, vectors = torch.linalg.eigh(torch.from_numpy(fit.precision_))
+    weight = ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).float() / std
+    return {"weight": weight, "bias": -weight @ mean}
 
 
 def _spread(mean: Tensor, mean_of_squares: Tensor) -> float:
