@@ -37,8 +37,9 @@ def test_published_sizes():
 def test_published_defaults():
     expected = {
         "backbone": "resnet18", "weights": "imagenet", "attention": None, "train_attention": False,
-        "image_size": 288, "patch": 3, "dim": 1536, "hidden": 1024, "noise": 0.015, "margin": 0.5,
-        "sigma": 4.0, "epochs": 160, "batch_size": 8, "lr_adaptor": 1e-4, "lr": 2e-4, "weight_decay": 1e-5,
+        "image_size": 288, "patch": 3, "dim": 1536, "hidden": 1024, "noise": 0.015, "relative_noise": False,
+        "margin": 0.5, "sigma": 4.0, "epochs": 160, "batch_size": 8, "lr_adaptor": 1e-4, "lr": 2e-4,
+        "weight_decay": 1e-5,
     }  # fmt: skip
     parameters = inspect.signature(SimpleNet).parameters
     assert {name: parameters[name].default for name in expected} == expected
@@ -79,6 +80,44 @@ def test_fake_features_are_real_ones_with_gaussian_noise(shown_to_discriminator)
     assert (noise.abs() < 1).float().mean().item() == pytest.approx(0.683, abs=0.02)  # a Gaussian's share
     assert (noise.std(0) > 0.8).all() and (noise.std(1) > 0.3).all()  # of its own in each number
     assert not torch.equal(fake, other)  # and in each step
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_relative_noise_is_as_strong_for_small_features_as_for_large_ones(pictures, trained):
+    class Scaled(torch.nn.Module):  # a block that scales, and may learn
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(scale))
+
+        def forward(self, x):
+            return self.scale * x
+
+    strengths = []
+    for scale in (1.0, 0.25):
+        detector = SimpleNet(
+            **SMALL | {"epochs": 1, "noise": 0.5, "relative_noise": True, "levels": ["stride16"]},
+            attention=lambda channels, scale=scale: Scaled(scale),
+            attention_points=["stride16"], train_attention=trained,
+        )  # fmt: skip
+        frozen = detector.precompute(pictures, training=True)
+        adapted = detector.adaptor(detector.embed(frozen.tensors).flatten(0, 2)).detach()
+        expected = 0.5 * adapted.var(0).mean().sqrt()
+        detector.fit(frozen)  # which moves the adaptor: what was measured before stays
+        torch.testing.assert_close(detector.noise_std, expected, rtol=1e-4, atol=0)
+        inputs = []
+        detector.discriminator.register_forward_pre_hook(
+            lambda module, args, inputs=inputs: inputs.append(args[0])
+        )
+        detector.loss(frozen.tensors, torch.Generator().manual_seed(0))
+        real, fake = inputs[0].chunk(2)
+        torch.testing.assert_close((fake - real).std(), expected, rtol=0.02, atol=0)
+        strengths.append(float(expected))
+    assert strengths[1] < 0.5 * strengths[0]
+
+
+def test_relative_noise_needs_the_features_beforehand(pictures):
+    with pytest.raises(ValueError, match="cache=True"):
+        SimpleNet(**SMALL | {"relative_noise": True, "cache": False}).fit(pictures)
 
 
 def test_loss_by_hand(shown_to_discriminator):
@@ -196,10 +235,12 @@ def test_saved_and_loaded(pictures, tmp_path):
     np.testing.assert_array_equal(again.predict(pictures).maps, detector.predict(pictures).maps)
 
 
-def test_interrupted_and_resumed(pictures, tmp_path):
-    whole = SimpleNet(**SMALL | {"epochs": 3}).fit(pictures)
-    SimpleNet(**SMALL | {"epochs": 1}).fit(pictures, checkpoint=tmp_path / "c.safetensors")
-    resumed = SimpleNet(**SMALL | {"epochs": 3}).fit(pictures, checkpoint=tmp_path / "c.safetensors")
+@pytest.mark.parametrize("relative", [False, True])
+def test_interrupted_and_resumed(pictures, tmp_path, relative):
+    arguments = SMALL | {"relative_noise": relative}
+    whole = SimpleNet(**arguments | {"epochs": 3}).fit(pictures)
+    SimpleNet(**arguments | {"epochs": 1}).fit(pictures, checkpoint=tmp_path / "c.safetensors")
+    resumed = SimpleNet(**arguments | {"epochs": 3}).fit(pictures, checkpoint=tmp_path / "c.safetensors")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attnad.attention import Attention
 from attnad.maps import peak, smooth, upsample
+from attnad.methods.pictures import Frozen
 from attnad.methods.pyramid import PyramidDetector
 from attnad.seeding import seeded
 
@@ -34,9 +35,11 @@ class SimpleNet(PyramidDetector):
         patch: side of the neighbourhood that is described at each position, 3.
         dim: length of the vectors, 1536.
         hidden: units of the discriminator's hidden layer, 1024.
-        noise: standard deviation of the noise, 0.015, in the units of the adapted features. Those of
-            EfficientNet-Lite0 vary by about 3, and 0.015 is lost in them: the loss stays at twice the
-            margin. Use about 1 there, and 0.1 to 0.3 on the distilled ResNet-18, whose vary by 0.4.
+        noise: standard deviation of the noise, 0.015, in the units of the adapted features.
+        relative_noise: not published: `noise` is in units of the spread of the adapted features instead,
+            measured on the training pictures before training (needs ``cache=True``). What is lost in the
+            features of one backbone drowns those of another; and a gate, which makes features smaller,
+            would get a stronger noise than its control.
         margin: 0.5, of `truncated_l1`.
         sigma: of the Gaussian over the anomaly map, 4 px.
         lr_adaptor: of the adaptor's AdamW (weight decay 0.01, PyTorch's default), 1e-4.
@@ -45,6 +48,8 @@ class SimpleNet(PyramidDetector):
         batch_size: 8 pictures, as in the authors' code.
         cache, seed, device: see `Detector`. A cached picture takes ``dim`` floats for each position.
     """
+
+    noise_std: Tensor
 
     default_levels: ClassVar = {
         "resnet18": ("layer2", "layer3"), "efficientnet_lite0": ("stride8", "stride16"),
@@ -63,6 +68,7 @@ class SimpleNet(PyramidDetector):
         dim: int = 1536,
         hidden: int = 1024,
         noise: float = 0.015,
+        relative_noise: bool = False,
         margin: float = 0.5,
         sigma: float = 4.0,
         epochs: int = 160,
@@ -79,7 +85,7 @@ class SimpleNet(PyramidDetector):
             epochs, batch_size, cache, seed, device,
         )  # fmt: skip
         self.patch, self.dim, self.hidden = patch, dim, hidden
-        self.noise, self.margin, self.sigma = noise, margin, sigma
+        self.noise, self.relative_noise, self.margin, self.sigma = noise, relative_noise, margin, sigma
         self.lr_adaptor, self.lr, self.weight_decay = lr_adaptor, lr, weight_decay
         with seeded(seed):
             self.adaptor = nn.Linear(dim, dim)
@@ -92,6 +98,7 @@ class SimpleNet(PyramidDetector):
             for module in self.modules():
                 if isinstance(module, nn.Linear) and module not in self.extractor.modules():
                     nn.init.xavier_normal_(module.weight)
+        self.register_buffer("noise_std", torch.tensor(noise))  # in the units of the adapted features
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, h, w, dim)], or what lies before the first gate that is trained."""
@@ -104,10 +111,20 @@ class SimpleNet(PyramidDetector):
             return patch_embedding(self.features(state), self.patch, self.dim)
         return state[0]
 
+    @torch.no_grad()
+    def begin(self, state: Frozen | None) -> None:
+        if not self.relative_noise:
+            return
+        if state is None:
+            raise ValueError("relative_noise=True measures the features beforehand: it needs cache=True")
+        chunks = torch.arange(len(state)).split(self.batch_size)
+        adapted = [self.adaptor(self.embed([t[c].to(self.device) for t in state.tensors])) for c in chunks]
+        self.noise_std.fill_(self.noise * spread(torch.cat([a.flatten(0, 2).cpu() for a in adapted])))
+
     def loss(self, state: list[Tensor], generator: torch.Generator) -> Tensor:
         real = self.adaptor(self.embed(state).flatten(0, 2))  # (B*h*w, dim)
-        noise = self.noise * torch.randn(real.shape, generator=generator)
-        fake = real + noise.to(real)
+        noise = torch.randn(real.shape, generator=generator).to(real)
+        fake = real + self.noise_std * noise
         of_real, of_fake = self.discriminator(torch.cat([real, fake])).chunk(2)
         return truncated_l1(of_real, of_fake, self.margin)
 
@@ -156,6 +173,11 @@ def patch_embedding(levels: list[Tensor], patch: int, dim: int) -> Tensor:
         described.append(grouped)
     stacked = torch.cat(described, dim=1).flatten(2).transpose(1, 2)  # (B, H*W, levels*dim)
     return F.adaptive_avg_pool1d(stacked, dim).unflatten(1, grid)
+
+
+def spread(vectors: Tensor) -> float:
+    """Of vectors (M, D): the root of the mean variance of their numbers."""
+    return float(vectors.var(dim=0).mean().sqrt())
 
 
 def truncated_l1(real: Tensor, fake: Tensor, margin: float = 0.5) -> Tensor:
