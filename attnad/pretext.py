@@ -131,8 +131,11 @@ def same_object(pictures: Tensor, objects: Tensor, backgrounds: Tensor) -> Quest
 
     Args:
         pictures: (N, 3, H, W), normal ones.
-        objects: (N, 1, H, W), true on the object, which is cut out and put on two of the backgrounds.
+        objects: (N, 1, H, W), true on the object, which is cut out and put, at the same place, on two of the
+            backgrounds.
         backgrounds: (M, 3, H, W).
+
+    It gives N pairs if more are asked for.
     """
 
     def ask(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -181,7 +184,8 @@ def train_gates(
         question: (count, generator) -> pictures, answers; see `Question`.
         steps, batch_size, lr: of Adam, on cross entropy. The linear layer reads the averaged features; each
             position's, if each pixel has an answer; of pairs, the answer is read from the cosines between
-            what it makes of first and second pictures, divided by 0.1 (SimCLR, Chen et al., ICML 2020).
+            what it makes of first and second pictures, divided by 0.1 (one direction of the loss of SimCLR,
+            Chen et al., ICML 2020, with a linear head).
         backbone, weights: see `attnad.backbones.make_backbone`; blocks at all its points.
         seed: of blocks and questions.
 

@@ -80,7 +80,7 @@ SIGNALS: dict[str, dict[str, dict | None]] = {
         for kind, block in BLOCKS.items()
     },
     "likelihood, constant gate": {"constant": LAST | {"attention": ConstantGate}},
-    "likelihood, stopped early": dict.fromkeys(FRESH),
+    "likelihood, stopped early": dict.fromkeys(BLOCKS),
     "which asset": dict.fromkeys(FRESH),
     "outline of the object": dict.fromkeys(FRESH),
     "any background": dict.fromkeys(FRESH),
@@ -93,7 +93,7 @@ CONTROL = {  # of all others: "none"
     "distilled, whitened once": "none, whitened once",
 }
 GENERATED = ("which asset", "outline of the object", "any background")  # learned there, for all data
-EARLY = 4  # epochs after which a gate stops to follow the likelihood
+EARLY = 4  # epochs of few steps each, after which a gate stops to follow the likelihood
 
 
 @functools.cache
@@ -107,7 +107,7 @@ def assets(size: int = SIZE) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 @functools.cache
 def backgrounds() -> torch.Tensor:
-    """(200, 3, H, W) with nothing in front."""
+    """(200, 3, H, W) with nothing in front; without the camera's grain and cast, which objects have."""
     rng = np.random.default_rng(0)
     return torch.stack([torch.from_numpy(landscape(rng, SIZE, rng.uniform())) for _ in range(200)])
 

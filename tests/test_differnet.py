@@ -92,6 +92,15 @@ def test_standardising_makes_the_training_embedding_standard():
     torch.testing.assert_close(normal[:, varied].mean(0), torch.zeros(int(varied.sum())), atol=1e-3, rtol=0)
 
 
+def test_features_that_shrink_are_normalized_by_what_they_are_at_the_end():
+    detector = differnet(attention="cbam", normalize="batchnorm", epochs=3, lr=0.05)
+    state = detector.precompute(TRAIN, training=True)
+    embedding = detector.fit(state).embed_all(state).flatten(0, 1)
+    assert detector.history[-1]["spread"] < 0.9  # running averages would lag behind
+    torch.testing.assert_close(detector.norm.running_mean, embedding.mean(0))
+    torch.testing.assert_close(detector.norm.running_var, embedding.var(0))
+
+
 def test_whitening_makes_embeddings_uncorrelated_with_variance_one():
     from attnad.methods.differnet import _whitening
 
@@ -102,6 +111,15 @@ def test_whitening_makes_embeddings_uncorrelated_with_variance_one():
     white = mixed @ found["weight"].T + found["bias"]
     torch.testing.assert_close(torch.cov(white[:, :5].T), torch.eye(5), atol=0.02, rtol=0)
     torch.testing.assert_close(white.mean(0), torch.zeros(6), atol=1e-2, rtol=0)
+
+
+def test_whitening_with_fewer_pictures_than_features_stays_finite():
+    from attnad.methods.differnet import _whitening
+
+    few, more = torch.randn(2, 50, 100, generator=torch.Generator().manual_seed(0))
+    found = _whitening(few)
+    white = more @ found["weight"].T + found["bias"]  # pictures that it was not measured on
+    assert white.isfinite().all() and 0.1 < white.var() < 10
 
 
 def test_the_square_of_a_whitened_embedding_is_its_mahalanobis_distance():
@@ -264,10 +282,9 @@ def test_with_a_gate_at_the_last_point_only_what_follows_is_recomputed():
     detector = differnet(attention="se", attention_points=["P2"], epochs=5)
     count = Count(detector.extractor)
     detector.fit(TRAIN)
-    once, embedded_before, trained = 10 * 4 * 2, 10 * 4 * 2, 5 * 10 * 2 * 2
-    assert count.calls == {
-        "one": once, "two": once, "P2": embedded_before + trained, "last": embedded_before + trained,
-    }  # fmt: skip
+    once, trained = 10 * 4 * 2, 5 * 10 * 2 * 2
+    again = once + trained + 5 * once  # before, in training, and after each epoch for the normalisation
+    assert count.calls == {"one": once, "two": once, "P2": again, "last": again}
 
 
 def test_precomputed_features_give_the_same_as_pictures():

@@ -246,7 +246,7 @@ def test_of_100_steps_the_last_5_are_smaller(pictures, monkeypatch):
     # Only the steps matter: one in each epoch, for one of the two pictures is held out.
     monkeypatch.setattr(detector, "make_optimizer", watched)
     monkeypatch.setattr(detector, "loss", lambda state, generator: detector.student.conv1.weight.sum())
-    monkeypatch.setattr(detector, "end_of_epoch", dict)
+    monkeypatch.setattr(detector, "end_of_epoch", lambda state: {})
     detector.fit(pictures[:2])
     assert rates == pytest.approx([1e-4] * 95 + [1e-5] * 5)
 

@@ -229,10 +229,12 @@ def test_learns_to_find_a_faint_square_where_it_is():
 
 
 def test_saved_and_loaded(pictures, tmp_path):
-    detector = SimpleNet(**SMALL, attention="cbam", seed=3).fit(pictures)
+    relative = {"relative_noise": True, "noise": 0.35}
+    detector = SimpleNet(**SMALL, **relative, attention="cbam", seed=3).fit(pictures)
     detector.save(tmp_path / "d")
     again = SimpleNet.load(tmp_path / "d", device="cpu")
     np.testing.assert_array_equal(again.predict(pictures).maps, detector.predict(pictures).maps)
+    assert again.noise_std == detector.noise_std != 0.35
 
 
 @pytest.mark.parametrize("relative", [False, True])

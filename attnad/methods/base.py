@@ -77,8 +77,8 @@ class Detector(Kept, ABC):
         """What else decides what `frozen` returns: views, noise, and the seed where it draws them."""
         return ""
 
-    def end_of_epoch(self) -> dict:
-        """Figures that a method adds to the epoch's entry in `history`."""
+    def end_of_epoch(self, state: Frozen | None) -> dict:
+        """Figures that a method adds to the epoch's entry in `history`; `state` as in `begin`."""
         return {}
 
     # --- Training ---------------------------------------------------------------------------------
@@ -147,7 +147,8 @@ class Detector(Kept, ABC):
             if not all(bool(p.isfinite().all()) for p in self.trainable()):
                 raise self._diverged("a weight is not finite", epoch, step, checkpoint)
             entry = {"epoch": epoch, "loss": total / len(dataset), "seconds": time.perf_counter() - started}
-            self.history.append(entry | self.end_of_epoch())
+            whole = dataset if isinstance(dataset, Frozen) else None
+            self.history.append(entry | self.end_of_epoch(whole))
             bar.set_postfix(loss=f"{total / len(dataset):.4g}")
             if on_epoch is not None:
                 self.history[-1] |= on_epoch(self, epoch) or {}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attnad.attention import Attention
 from attnad.flows import conditional_flow
 from attnad.maps import peak, upsample
+from attnad.methods.pictures import Frozen
 from attnad.methods.pyramid import PyramidDetector
 from attnad.seeding import seeded
 
@@ -130,7 +131,7 @@ class CFlow(PyramidDetector):
         self._total, self._count = self._total + float(loss.detach()) * len(x), self._count + len(x)
         return loss
 
-    def end_of_epoch(self) -> dict:
+    def end_of_epoch(self, state: Frozen | None) -> dict:
         return {"loss": self._total / self._count}  # the mean over positions, not over pictures
 
     def score(self, state: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -42,8 +42,11 @@ class DifferNet(PooledDetector):
         normalize: of the embedding before the flow. None as published (the loss then starts very high);
             ``"standardize"`` by mean and spread of the training embeddings before training;
             ``"batchnorm"`` by those of each batch, without affine parameters, which takes away what a
-            gate could gain by shrinking; ``"whiten"`` by mean and covariance before training, shrunk as
-            `Mahalanobis` does, so that the features start uncorrelated.
+            gate could gain by shrinking, as long as variances stay well above the 1e-5 that is added to
+            them; after training by those of all training pictures if ``cache``, else by running averages,
+            which lag behind features that shrink. ``"whiten"`` by the root of the shrunk precision of
+            `Mahalanobis`, measured before training: uncorrelated, where there are many more pictures than
+            features.
         epochs: 192 (24 x 8 in the authors' code; the AttentDifferNet paper trains for 100).
         batch_size: 24 pictures.
         lr, weight_decay: of Adam (betas 0.8 and 0.8, eps 1e-4).
@@ -109,10 +112,13 @@ class DifferNet(PooledDetector):
             embedding = self.embed_all(state).flatten(0, 1)  # (N*V, D)
             self.start_spread.fill_(_spread(embedding.mean(0), embedding.square().mean(0)))
             if isinstance(self.norm, nn.BatchNorm1d):
-                statistics = {"running_mean": embedding.mean(0), "running_var": embedding.var(0)}
-                self.norm.load_state_dict(statistics, strict=False)
+                self._keep_moments(embedding)
             elif self.normalize == "whiten":
                 self.norm.load_state_dict(_whitening(embedding))
+
+    def _keep_moments(self, embedding: Tensor) -> None:
+        statistics = {"running_mean": embedding.mean(0), "running_var": embedding.var(0)}
+        self.norm.load_state_dict(statistics, strict=False)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(
@@ -144,7 +150,9 @@ class DifferNet(PooledDetector):
             moments = [a + b for a, b in zip(self._moments, moments, strict=True)]
         self._moments = moments
 
-    def end_of_epoch(self) -> dict:
+    def end_of_epoch(self, state: Frozen | None) -> dict:
+        if state is not None and self.normalize == "batchnorm" and self.gates_are_trained():
+            self._keep_moments(self.embed_all(state).flatten(0, 1))
         count, total, squares = self._moments
         self._moments = []
         spread = _spread(total / count, squares / count)
@@ -152,14 +160,21 @@ class DifferNet(PooledDetector):
         if relative < 0.1 and not any(entry["spread"] < 0.1 for entry in self.history):
             warnings.warn(
                 f"the embedding's spread fell to {relative:.3f} of its start: the attention shrinks the "
-                "features to please the likelihood. Use normalize='batchnorm' or train_attention=False.",
+                "features to please the likelihood"
+                + (", past what batch normalisation scales back" if self.normalize == "batchnorm" else
+                   "; normalize='batchnorm' takes away most of what that gains")
+                + ". With train_attention=False the gates stay as they are.",
                 CollapseWarning, stacklevel=3,
             )  # fmt: skip
         return {"spread": relative}
 
 
 def _whitening(embedding: Tensor) -> dict[str, Tensor]:
-    """Embeddings (M, D) -> weight (D, D) and bias (D,) that make them uncorrelated and of variance 1."""
+    """Embeddings (M, D) -> weight (D, D) and bias (D,) that whiten them.
+
+    The covariance is shrunk as Ledoit and Wolf (2004) propose: exactly white they are only where M is much
+    larger than D.
+    """
     from sklearn.covariance import LedoitWolf  # here, since scikit-learn is slow to import
 
     mean, std = embedding.mean(0), embedding.std(0)

@@ -170,7 +170,7 @@ class EfficientAD(Detector):
         )
 
     @torch.no_grad()
-    def end_of_epoch(self) -> dict:
+    def end_of_epoch(self, state: Frozen | None) -> dict:
         """Measure the maps of the pictures kept back: between which values they shall be stretched."""
         self.eval()
         parts = [[m.flatten().cpu() for m in self.raw_maps(state)] for state in self._views(self._back)]

@@ -98,7 +98,8 @@ class SimpleNet(PyramidDetector):
             for module in self.modules():
                 if isinstance(module, nn.Linear) and module not in self.extractor.modules():
                     nn.init.xavier_normal_(module.weight)
-        self.register_buffer("noise_std", torch.tensor(noise))  # in the units of the adapted features
+        # In the units of the adapted features.
+        self.register_buffer("noise_std", torch.tensor(noise), persistent=relative_noise)
 
     def frozen(self, images: Tensor, training: bool, generator: torch.Generator) -> list[Tensor]:
         """(B, 3, H, W) -> [(B, h, w, dim)], or what lies before the first gate that is trained."""
