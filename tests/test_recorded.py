@@ -51,10 +51,11 @@ def test_a_caption_names_seeds_sizes_and_machine():
     assert "1 to" not in text  # edges have no seeds to speak of
 
 
-def test_replaced_runs_say_why_and_are_no_longer_in_the_table():
-    replaced, current = results.read("benchmark_replaced"), results.read("benchmark")
+@pytest.mark.parametrize("name", ["benchmark", "signals"])
+def test_replaced_runs_say_why_and_are_no_longer_in_the_table(name):
+    replaced, current = results.read(f"{name}_replaced"), results.read(name)
     assert replaced.why.notna().all() and list(replaced.columns[1:]) == list(current.columns)
-    both = replaced.merge(current, on=["command", "protocol", "date"])
+    both = replaced.merge(current, on=["command", "protocol", "method", "date"])
     assert both.empty
 
 
