@@ -185,7 +185,7 @@ def train_gates(
         steps, batch_size, lr: of Adam, on cross entropy. The linear layer reads the averaged features; each
             position's, if each pixel has an answer; of pairs, the answer is read from the cosines between
             what it makes of first and second pictures, divided by 0.1 (one direction of the loss of SimCLR,
-            Chen et al., ICML 2020, with a linear head).
+            Chen et al., ICML 2020, with a linear head). It has an output for each answer among 256.
         backbone, weights: see `attnad.backbones.make_backbone`; blocks at all its points.
         seed: of blocks and questions.
 

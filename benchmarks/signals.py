@@ -42,7 +42,7 @@ from attnad.pretext import (
     train_gates,
     where_is_the_object,
     which,
-)  # fmt: skip
+)
 from attnad.results import DATA, provenance
 from attnad.sizes import SIZES
 from attnad.tables import scores_path, write_table
@@ -117,9 +117,8 @@ def question(signal: str, data: str) -> Question:
     match signal:
         case "which asset":
             return which(assets()[0])
-        case (
-            "outline of the object"
-        ):  # the last features have a stride of 32: larger pictures for more of them
+        case "outline of the object":
+            # The last features have a stride of 32: larger pictures for more of them.
             return where_is_the_object(*map(torch.cat, assets(2 * SIZE)))
         case "any background":
             return same_object(*map(torch.cat, assets()), backgrounds())

@@ -17,7 +17,7 @@ from attnad.pretext import (
     train_gates,
     where_is_the_object,
     which,
-)  # fmt: skip
+)
 from attnad.seeding import seeded
 
 
@@ -77,9 +77,7 @@ def test_objects_are_asked_for_where_they_are_and_put_on_other_backgrounds():
     which_one = [(image == pictures).flatten(1).all(1).nonzero().item() for image in images]
     assert torch.equal(answers.bool(), objects[which_one, 0]) and len(set(which_one)) > 1
 
-    backgrounds = (
-        torch.full((3, 3, 16, 16), 2.0) + torch.arange(3)[:, None, None, None]
-    )  # no picture has these
+    backgrounds = torch.arange(2.0, 5)[:, None, None, None].expand(3, 3, 16, 16)  # no picture has these
     pairs, answers = same_object(pictures, objects, backgrounds)(5, torch.Generator().manual_seed(0))
     assert pairs.shape == (5, 2, 3, 16, 16) and torch.equal(answers, torch.arange(5))
     inside = (pairs < 2)[:, :, :1]

@@ -118,9 +118,10 @@ class Detector(Kept, ABC):
         if self.cache and not isinstance(dataset, Frozen):
             dataset = self.precompute(dataset, training=True)
         self.history = []
+        whole = dataset if isinstance(dataset, Frozen) else None
         resumed = checkpoint is not None and self.epochs > 0 and checkpoint.exists()
         if not resumed:
-            self.begin(dataset if isinstance(dataset, Frozen) else None)
+            self.begin(whole)
         if self.epochs == 0:  # nothing is trained: one look at the pictures was all
             return self.eval()
         optimizer = self.make_optimizer()
@@ -147,7 +148,6 @@ class Detector(Kept, ABC):
             if not all(bool(p.isfinite().all()) for p in self.trainable()):
                 raise self._diverged("a weight is not finite", epoch, step, checkpoint)
             entry = {"epoch": epoch, "loss": total / len(dataset), "seconds": time.perf_counter() - started}
-            whole = dataset if isinstance(dataset, Frozen) else None
             self.history.append(entry | self.end_of_epoch(whole))
             bar.set_postfix(loss=f"{total / len(dataset):.4g}")
             if on_epoch is not None:

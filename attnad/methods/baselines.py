@@ -13,7 +13,7 @@ from attnad.attention import Attention
 from attnad.maps import peak, resize, smooth
 from attnad.methods.base import Detector
 from attnad.methods.pictures import Frozen
-from attnad.methods.pooled import PooledDetector
+from attnad.methods.pooled import PooledDetector, mean_and_std, shrunk_precision
 
 
 class _Untrained(PooledDetector):
@@ -60,10 +60,10 @@ class _Untrained(PooledDetector):
     def begin(self, state: Frozen | None) -> None:
         assert state is not None  # cache is always on
         embedding = self.embed_all(state).flatten(0, 1)  # (N*V, D)
-        self.mean.copy_(embedding.mean(0))
-        std = embedding.std(0)
-        self.std.copy_(torch.where(std > 1e-6, std, 1.0))  # a feature that never varied is not blown up
-        self.reference = self.refer((embedding - self.mean.cpu()) / self.std.cpu()).float().to(self.device)
+        mean, std = mean_and_std(embedding)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self.reference = self.refer((embedding - mean) / std).float().to(self.device)
 
     def score(self, state: list[Tensor]) -> tuple[Tensor, None]:
         if len(self.reference) == 0:
@@ -76,13 +76,11 @@ class _Untrained(PooledDetector):
 class Mahalanobis(_Untrained):
     """Squared Mahalanobis distance to the training embeddings, divided by D, mean over views.
 
-    The covariance is shrunk as Ledoit and Wolf (2004) propose, since D may exceed the number of pictures.
+    By the inverse of a shrunk covariance, see `shrunk_precision`.
     """
 
     def refer(self, embedding):
-        from sklearn.covariance import LedoitWolf  # here, since scikit-learn is slow to import
-
-        return torch.from_numpy(LedoitWolf(assume_centered=True).fit(embedding.numpy()).precision_)  # (D, D)
+        return shrunk_precision(embedding)  # (D, D)
 
     def distance(self, embedding):
         return (embedding @ self.reference * embedding).mean(dim=1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attnad.attention import Attention
 from attnad.flows import dense_flow, negative_log_likelihood
 from attnad.methods.pictures import Frozen
-from attnad.methods.pooled import PooledDetector
+from attnad.methods.pooled import PooledDetector, mean_and_std, shrunk_precision
 from attnad.seeding import seeded
 
 
@@ -170,17 +170,9 @@ class DifferNet(PooledDetector):
 
 
 def _whitening(embedding: Tensor) -> dict[str, Tensor]:
-    """Embeddings (M, D) -> weight (D, D) and bias (D,) that whiten them.
-
-    The covariance is shrunk as Ledoit and Wolf (2004) propose: exactly white they are only where M is much
-    larger than D.
-    """
-    from sklearn.covariance import LedoitWolf  # here, since scikit-learn is slow to import
-
-    mean, std = embedding.mean(0), embedding.std(0)
-    std = torch.where(std > 1e-6, std, 1.0)  # a feature that never varied is not blown up
-    fit = LedoitWolf(assume_centered=True).fit(((embedding - mean) / std).numpy())
-    values, vectors = torch.linalg.eigh(torch.from_numpy(fit.precision_))
+    """Embeddings (M, D) -> weight (D, D) and bias (D,) that whiten them, nearly so unless M >> D."""
+    mean, std = mean_and_std(embedding)
+    values, vectors = torch.linalg.eigh(shrunk_precision((embedding - mean) / std))
     weight = ((vectors * values.clamp(min=0).sqrt()) @ vectors.T).float() / std
     return {"weight": weight, "bias": -weight @ mean}
 

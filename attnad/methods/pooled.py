@@ -112,6 +112,22 @@ class PooledDetector(PyramidDetector):
         return self.cached_views if self.cache else self.train_views
 
 
+def mean_and_std(embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings (M, D) -> mean and standard deviation (D,); 1 for a feature that never varied."""
+    std = embedding.std(0)
+    return embedding.mean(0), torch.where(std > 1e-6, std, 1.0)
+
+
+def shrunk_precision(standard: Tensor) -> Tensor:
+    """Standardised embeddings (M, D) -> inverse (D, D) of their covariance, in double precision.
+
+    Shrunk as Ledoit and Wolf (2004) propose, since D may exceed the number of pictures.
+    """
+    from sklearn.covariance import LedoitWolf  # here, since scikit-learn is slow to import
+
+    return torch.from_numpy(LedoitWolf(assume_centered=True).fit(standard.numpy()).precision_)
+
+
 def _rotated(image: Tensor, angle: float) -> Tensor:
     """(3, H, W) turned about its middle, corners black; right angles without resampling."""
     if angle % 90 == 0:
