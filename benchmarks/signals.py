@@ -29,7 +29,7 @@ from attnad import benchmark, datasets, metrics
 from attnad.attention import CBAM, SqueezeExcitation
 from attnad.cells import COLUMNS, Cell
 from attnad.datasets import powerline
-from attnad.datasets.scenery import landscape
+from attnad.datasets.scenery import camera, landscape
 from attnad.methods import DifferNet, Mahalanobis, Shared
 from attnad.methods.pictures import stacked
 from attnad.pretext import (
@@ -107,9 +107,10 @@ def assets(size: int = SIZE) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 @functools.cache
 def backgrounds() -> torch.Tensor:
-    """(200, 3, H, W) with nothing in front; without the camera's grain and cast, which objects have."""
+    """(200, 3, H, W) photographed with nothing in front, with the same camera as the objects."""
     rng = np.random.default_rng(0)
-    return torch.stack([torch.from_numpy(landscape(rng, SIZE, rng.uniform())) for _ in range(200)])
+    scenes = [camera(rng, landscape(rng, SIZE, rng.uniform()), None) for _ in range(200)]
+    return torch.from_numpy(np.stack(scenes))
 
 
 def question(signal: str, data: str) -> Question:
