@@ -58,10 +58,11 @@ FRESH = {"se": "fresh_se", "cbam": "fresh_cbam", "constant": ConstantGate}
 SIZE = SIZES["quick"]["DifferNet"]["image_size"]
 AB3 = {"attention_points": ["AB3"]}
 LAST = AB3 | {"train_attention": True}  # all before a trained gate is computed once
-WHITE, ONCE = {"normalize": "whiten"}, {"normalize": "standardize"}
+WHITE, ONCE, BARE = ({"normalize": way} for way in ("whiten", "standardize", None))
 # signal -> attention -> arguments of the detector; None where gates have to be trained first
 SIGNALS: dict[str, dict[str, dict | None]] = {
     "none": {"none": {}},
+    "none, not normalized": {"none": BARE},
     "none, standardized once": {"none": ONCE},
     "none, whitened once": {"none": WHITE},
     "untrained": {kind: {"attention": f"fresh_{kind}"} for kind in BLOCKS},
@@ -73,6 +74,7 @@ SIGNALS: dict[str, dict[str, dict | None]] = {
     "likelihood, at AB1 to AB3": {
         kind: {"attention": block, "train_attention": True} for kind, block in FRESH.items()
     },
+    "likelihood, not normalized": {kind: LAST | BARE | {"attention": FRESH[kind]} for kind in FRESH},
     "likelihood, standardized once": {kind: LAST | ONCE | {"attention": FRESH[kind]} for kind in FRESH},
     "likelihood, whitened once": {kind: LAST | WHITE | {"attention": FRESH[kind]} for kind in FRESH},
     "likelihood, from identity": {
@@ -88,6 +90,7 @@ SIGNALS: dict[str, dict[str, dict | None]] = {
     "how far turned": dict.fromkeys(FRESH),
 }
 CONTROL = {  # of all others: "none"
+    "likelihood, not normalized": "none, not normalized",
     "likelihood, standardized once": "none, standardized once",
     "likelihood, whitened once": "none, whitened once",
     "distilled, whitened once": "none, whitened once",
