@@ -61,7 +61,17 @@ def test_replaced_runs_say_why_and_are_no_longer_in_the_table(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["backgrounds", "benchmark", "distilled", "explain", "metrics", "peers", "signals", "reruns"],
+    [
+        "backgrounds",
+        "benchmark",
+        "distilled",
+        "explain",
+        "metrics",
+        "peers",
+        "signals",
+        "simplenet_attempts",
+        "reruns",
+    ],
 )
 def test_each_row_has_a_command_that_its_program_takes(name, capsys):
     for command in results.read(name).command.unique():

@@ -49,6 +49,10 @@ class Frozen:
     def __len__(self) -> int:
         return len(self.tensors[0])
 
+    def __getitem__(self, rows) -> Frozen:
+        """Those of some pictures: a slice, or an array or list of numbers or of bools."""
+        return Frozen([tensor[rows] for tensor in self.tensors], self.part, self.size)
+
 
 Pictures = Dataset | Sequence[Sample] | Tensor | np.ndarray
 P = TypeVar("P", bound=Pictures)
