@@ -88,6 +88,7 @@ def test_counts_add_up_to_the_totals_in_the_text():
     counts = results.paper_table("insplad_fault_counts")
     assert counts.images.sum() == 11662
     assert counts[counts.kind != "flawless"].images.sum() == 402
+    assert results.paper_table("insplad_seg_counts").images.sum() == 3039
 
 
 def test_ablation_ends_are_those_of_table_2():
