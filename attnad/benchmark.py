@@ -20,9 +20,10 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from attnad import datasets, profile, results
+from attnad import cost, datasets, profile, results
 from attnad.attention import ATTENTION
 from attnad.cells import Cell, attempt, begun, settings
 from attnad.sizes import METHODS, PICTURES, SIZES
@@ -107,7 +108,12 @@ def _try_options(text: str, name: str, category: str, options: dict) -> None:
 
 
 def sweep(
-    cells: Sequence[Cell], out: str | Path, jobs: int = 1, cluster: str | None = None, resume: bool = False
+    cells: Sequence[Cell],
+    out: str | Path,
+    jobs: int = 1,
+    cluster: str | None = None,
+    resume: bool = False,
+    checkpoints: str | Path | None = None,
 ) -> Table:
     """Run cells and record them.
 
@@ -116,10 +122,13 @@ def sweep(
         out: a CSV file; see `Table`.
         jobs: cells at a time on this machine.
         cluster: address of a Dask scheduler, e.g. ``"tcp://10.0.0.1:8786"``; its workers need this package
-            and the data, ``out``'s folder for their checkpoints, and one thread each, since random numbers
-            belong to a process. A worker that dies has its cell run by another.
+            and the data, the folder of checkpoints, and one thread each, since random numbers belong to a
+            process. A worker that dies has its cell run by another.
         resume: go on with a file that is there; cells in it are not run again, but for those that failed.
             A cell that was interrupted goes on from its last epoch, after all that were not begun.
+        checkpoints: the folder that holds ``NAME_unfinished``, the checkpoints of cells in work; None for
+            that of ``out``. One is written after each epoch and may be gigabytes: here a fast disk helps.
+            A checkpoint goes when its cell is done; those of other cells than ``cells`` stay.
 
     Raises:
         BrokenProcessPool: one of several processes on this machine was killed from outside.
@@ -130,25 +139,33 @@ def sweep(
     if out.exists() and not resume:
         raise FileExistsError(f"{out} exists: use --resume to go on with it, or another --out")
     table = Table(out, cells)
-    folder = out.with_name(out.stem + "_unfinished").absolute()  # checkpoints of cells in work
+    folder = (out.parent if checkpoints is None else Path(checkpoints)).absolute() / f"{out.stem}_unfinished"
     if not resume:  # what a sweep of the same name left behind, perhaps by other code
-        shutil.rmtree(folder, ignore_errors=True)
+        _forget(folder, cells)
     # One that took its process with it, say for lack of memory, must not do so again before the others ran.
     waiting = sorted(table.missing(), key=lambda cell: begun(_checkpoint(folder, cell)).exists())
     work = (joblib.delayed(attempt)(cell, _checkpoint(folder, cell)) for cell in waiting)
     with _workers(cluster, jobs) as parallel, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
         for cell, outcome in parallel(work):
             table.add(cell, outcome)
-            for file in (_checkpoint(folder, cell), begun(_checkpoint(folder, cell))):
-                file.unlink(missing_ok=True)  # a checkpoint may be gigabytes
+            _forget(folder, [cell])
             bar.update()
             bar.write("\n  ".join([said(outcome.rows[0]), *outcome.warnings]), file=sys.stdout)
-    shutil.rmtree(folder, ignore_errors=True)
+    _forget(folder, cells)  # also of one that was recorded just before a sweep was killed
+    with contextlib.suppress(OSError):  # not empty: another sweep goes on with what is there
+        folder.rmdir()
     return table
 
 
 def _checkpoint(folder: Path, cell: Cell) -> Path:
-    return folder / f"{joblib.hash(cell.name)}.safetensors"
+    """In a folder of its own: a process that is killed while it writes leaves files of any name beside it."""
+    return folder / str(joblib.hash(cell.name)) / "checkpoint.safetensors"
+
+
+def _forget(folder: Path, cells: Iterable[Cell]) -> None:
+    """Remove the checkpoints of these cells, and what stands beside each."""
+    for cell in cells:
+        shutil.rmtree(_checkpoint(folder, cell).parent, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -178,10 +195,17 @@ def said(row: dict) -> str:
 
 
 def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Iterator[str]:
-    """The plan in plain words; times are those of the same method, data and sizes in ``data/results/``."""
+    """The plan in plain words.
+
+    Times are those of the same method, data, sizes and kind of device in ``data/results/``; where there are
+    none, `cost.hours`.
+    """
 
     def sizes(command: str) -> str:
         return command.partition(" --profile ")[2]  # with the numbers of pictures and --set
+
+    def length(minutes: float) -> str:
+        return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
     yield f"{len(cells)} cells, {len(cells) - len(waiting)} of them done."
     for field in ("method", "attention", "points", "seed"):
@@ -193,16 +217,21 @@ def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Itera
         with path.open(newline="", encoding="utf8") as file:
             for row in csv.DictReader(file):
                 if row.get("protocol") == "last" and row.get("seconds") and sizes(row["command"]):
-                    key = row["method"], row["dataset"], sizes(row["command"])
+                    on_gpu = not row["device"].startswith("cpu")
+                    key = row["method"], row["dataset"], sizes(row["command"]), on_gpu
                     known.setdefault(key, []).append(float(row["seconds"]))
-    times = [known.get((cell.method, cell.dataset, sizes(cell.command()))) for cell in waiting]
+    gpu = torch.cuda.is_available()
+    times = [known.get((cell.method, cell.dataset, sizes(cell.command()), gpu)) for cell in waiting]
     measured = [float(np.median(seconds)) for seconds in times if seconds]
     if measured:
         minutes = sum(measured) / 60 / max(1, jobs)
-        length = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
-        yield f"About {length} for {len(measured)} cells, by what they took when recorded."
-    if len(measured) < len(waiting):
-        yield f"For {len(waiting) - len(measured)} cells no time has been recorded."
+        yield f"About {length(minutes)} for {len(measured)} cells, by what they took when recorded."
+    others = [cell for cell, seconds in zip(waiting, times) if not seconds]
+    if others:
+        yield f"For {len(others)} cells no time has been recorded."
+        with contextlib.suppress(Exception):  # wrong arguments, whatever they raise: their rows will say so
+            guess = length(60 * sum(cost.hours(cell) for cell in others))
+            yield f"Estimated from multiply-adds, on one GPU like NVIDIA's T4: {guess}."
 
 
 def cli(arguments: list[str]) -> int:
@@ -224,6 +253,7 @@ def cli(arguments: list[str]) -> int:
     parser.add_argument("--test", type=int, help="at most so many pictures of each kind to test on; 0: all")
     parser.add_argument("--out", type=Path, help="CSV file; without it, only print")
     parser.add_argument("--resume", action="store_true", help="go on with --out where it stopped")
+    parser.add_argument("--checkpoints", metavar="FOLDER", help="of cells in work (that of --out)")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time on this machine (1)")
     parser.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://10.0.0.1:8786")
     parser.add_argument("--plan", action="store_true", help="say what would be run, and stop")
@@ -239,7 +269,7 @@ def cli(arguments: list[str]) -> int:
             print(*describe(cells, Table(out, cells).missing(), given.jobs), sep="\n", flush=True)
             if given.plan:
                 return 0
-            table = sweep(cells, out, given.jobs, given.cluster, given.resume)
+            table = sweep(cells, out, given.jobs, given.cluster, given.resume, given.checkpoints)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,10 +1,14 @@
-"""What a detector costs: parameters, bytes, multiply-adds and time for one picture."""
+"""What a detector costs: parameters, bytes, multiply-adds, time for one picture, and hours of training."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,7 +17,12 @@ from scipy import stats
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from attnad import datasets
 from attnad.methods.base import Detector
+from attnad.sizes import METHODS, SIZES
+
+if TYPE_CHECKING:
+    from attnad.cells import Cell
 
 
 def parameters(detector: Detector) -> pd.DataFrame:
@@ -132,6 +141,51 @@ def table(
             "ratio_high": ratio.high,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+@functools.cache
+def training(method: str, profile: str, options: str = "{}") -> dict:
+    """What one training of a method is; nothing is trained or downloaded for it.
+
+    Returns:
+        ``side`` of a picture in pixels, ``batch``, ``epochs`` or ``steps`` (EfficientAD counts in these),
+        ``views`` of a picture in an epoch, ``multiply_adds`` for one of them, how many parameters are
+        ``trained``, and what trained the ``gates`` of SE (None if the method does not say).
+    """
+    free = {"weights": None, "teacher": None, "test_views": 1, "attention": "se", "device": "cpu"}
+    known = inspect.signature(METHODS[method]).parameters
+    arguments = SIZES[profile].get(method, {}) | json.loads(options)
+    detector = METHODS[method](**arguments | {name: free[name] for name in free if name in known})
+    side, steps = detector.image_size, detector.steps if method == "EfficientAD" else 0
+    picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    if not (steps or detector.epochs):  # its memory has to be there
+        detector.fit(picture.repeat(2, 1, 1, 1))
+    if "weights" in known:  # not loaded, but they decide what trained the gates
+        detector.weights = arguments.get("weights", known["weights"].default)
+    return {
+        "side": side, "batch": detector.batch_size, "epochs": detector.epochs, "steps": steps,
+        "views": getattr(detector, "train_views", 1), "multiply_adds": multiply_adds(detector, picture),
+        "trained": sum(p.numel() for p in detector.trainable()), "gates": getattr(detector, "gates", None),
+    }  # fmt: skip
+
+
+def hours(cell: Cell, speed: float = 1.2e12) -> float:
+    """What a cell would take on one GPU: an estimate, not a measurement.
+
+    It counts multiply-adds: pictures times views times epochs, times three for forward and backward, as if
+    all of the network were trained and nothing were cached. Loading pictures, a badly filled GPU, a memory's
+    choice of what it keeps and the looks at the test set are not in it.
+
+    Args:
+        cell: of `attnad.benchmark`.
+        speed: multiply-adds in a second. The default is a bit less than a third of what NVIDIA's T4 promises
+            in single precision.
+    """
+    known = training(cell.method, cell.profile, cell.options)
+    counts = datasets.SOURCES[cell.dataset].counts.get(cell.category.partition(":")[0], (200,))
+    pictures = min(counts[0], cell.train or counts[0])  # 200: of generated ones, unless you ask for more
+    passes = 3 * (known["steps"] * known["batch"] or known["epochs"] * known["views"] * pictures) or pictures
+    return passes * known["multiply_adds"] / speed / 3600
 
 
 def _runs(detectors: Sequence[Detector], image: Tensor, repeats: int, warm_up: int) -> np.ndarray:

@@ -169,23 +169,53 @@ def test_a_finished_file_is_not_overwritten_by_mistake(tmp_path):
     assert (tmp_path / "t.csv").read_bytes() == before
 
 
-def test_a_checkpoint_goes_with_its_cell_and_only_resume_takes_one_up(tmp_path, monkeypatch):
-    planned, left = cells(seeds=(0, 1)), []
+@pytest.mark.parametrize("checkpoints", [None, "fast"])
+def test_a_checkpoint_goes_with_its_cell_and_only_resume_takes_one_up(tmp_path, monkeypatch, checkpoints):
+    planned, (other,), there = cells(seeds=(0, 1)), cells(seeds=(2,)), []
+    place = tmp_path / (checkpoints or "")
+    folder = place / "t_unfinished"
+
+    def begin(checkpoint):
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        for name in (checkpoint.name, "checkpoint.begun", ".tmp of a killed process"):
+            (checkpoint.parent / name).touch()
 
     def attempt(cell, checkpoint):
-        checkpoint.parent.mkdir(exist_ok=True)
-        left.append(len(list(checkpoint.parent.iterdir())))
-        checkpoint.touch()
+        there.append(checkpoint.exists())
+        begin(checkpoint)
         return cell, Outcome([dict.fromkeys(COLUMNS, "") | {"error": "stopped", "command": cell.command()}])
 
     monkeypatch.setattr(benchmark, "attempt", attempt)
     for resume in (False, True):
         (tmp_path / "t.csv").unlink(missing_ok=True)
-        (tmp_path / "t_unfinished").mkdir()
-        (tmp_path / "t_unfinished" / "of a sweep that was killed").touch()
-        benchmark.sweep(planned, tmp_path / "t.csv", resume=resume)
-        assert not (tmp_path / "t_unfinished").exists()
-    assert left == [0, 0, 1, 1]
+        for cell in (*planned, other):
+            begin(benchmark._checkpoint(folder, cell))
+        benchmark.sweep(planned, tmp_path / "t.csv", resume=resume, checkpoints=checkpoints and place)
+        (left,) = folder.iterdir()
+        assert left == benchmark._checkpoint(folder, other).parent and len(list(left.iterdir())) == 3
+    assert there == [False, False, True, True]
+    benchmark.sweep([other], tmp_path / "t.csv", resume=True, checkpoints=checkpoints and place)
+    assert not folder.exists()
+
+
+def test_an_interrupted_cell_goes_on_though_another_was_run_meanwhile(tmp_path, monkeypatch):
+    first, second = cells(("DifferNet",), seeds=(0, 1), options=SETTINGS["DifferNet"])
+    real, looks = metrics.evaluate, []
+
+    def evaluate(*arguments):
+        looks.append(arguments)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(metrics, "evaluate", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.sweep([first, second], tmp_path / "t.csv")
+    benchmark.sweep([second], tmp_path / "t.csv", resume=True)
+    before = len(looks)
+    benchmark.sweep([first, second], tmp_path / "t.csv", resume=True)
+    assert len(looks) - before == 2, "its first epoch, of three, was not trained again"
+    assert {p.name for p in tmp_path.iterdir()} == {"t.csv", "t_scores.npz"}
 
 
 def test_what_a_detector_warns_of_is_not_lost(monkeypatch):
@@ -213,14 +243,18 @@ def test_the_plan_is_told_in_words_and_nothing_runs(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_planned_time_is_that_of_the_same_options_and_pictures():
+def test_a_planned_time_is_that_of_the_same_options_pictures_and_kind_of_device(monkeypatch):
     def told(**more):
         made = benchmark.plan(["EfficientAD"], data=["magnetic_tile"], profile="quick", **more)
         return " ".join(benchmark.describe(made * 30, made * 30, 1))
 
-    assert "hours for 30 cells" in told()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "hours for 30 cells" in told() and "stimated" not in told()
     for other in ({"options": {"steps": 100_000}}, {"train": 9}):
-        assert "For 30 cells no time has been recorded" in told(**other)
+        assert "For 30 cells no time has been recorded. Estimated" in told(**other)
+    assert "Estimated" not in told(options={"steps": "many"}), "the cell's row will say what is wrong"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert "For 30 cells no time has been recorded" in told(), "all was recorded on CPUs"
 
 
 def test_mistakes_on_the_command_line_are_told_in_one_line(capsys):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnad import cost
+from attnad import benchmark, cost, datasets
 from attnad.methods import EfficientAD, SimpleNet
 from attnad.methods.base import Detector
 
@@ -94,3 +94,23 @@ def test_table_has_a_row_for_each():
     assert table.loc["quick", ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
     assert table.loc["slow", "ratio_low"] > 1
     assert table.loc["slow", "ms_low"] >= 50 > table.loc["quick", "ms_low"]  # it sleeps so long at least
+
+
+def test_hours_count_pictures_views_epochs_and_steps():
+    def hours(method, data="magnetic_tile", **more):
+        (cell,) = benchmark.plan([method], data=[data], profile="quick", **more)
+        return cost.hours(cell)
+
+    known = cost.training("DifferNet", "quick")
+    assert known["gates"] == "distilled" and cost.training("DifferNet", "paper")["gates"] == "likelihood"
+    expected = 3 * 200 * known["views"] * known["epochs"] * known["multiply_adds"] / 1.2e12 / 3600
+    assert hours("DifferNet") == pytest.approx(expected)
+    assert hours("DifferNet", train=100) == pytest.approx(expected / 2)
+    assert hours("DifferNet", train=0) == pytest.approx(
+        expected * datasets.SOURCES["magnetic_tile"].counts["magnetic_tile"][0] / 200
+    )
+    assert hours("DifferNet", data="wafer/chip", train=0) == pytest.approx(expected)
+    assert hours("EfficientAD", train=100) == hours("EfficientAD"), "its steps do not depend on the pictures"
+    assert hours("PatchCore") == pytest.approx(
+        200 * cost.training("PatchCore", "quick")["multiply_adds"] / 1.2e12 / 3600
+    )

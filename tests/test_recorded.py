@@ -6,6 +6,9 @@ import pandas as pd
 import pytest
 
 from attnad import benchmark, recorded, results
+from attnad.sizes import METHODS
+
+BLIND = {"EdgeMagnitude", "CentrePrior"}
 
 
 def test_runs_are_comparable():
@@ -64,6 +67,7 @@ def test_replaced_runs_say_why_and_are_no_longer_in_the_table(name):
     [
         "backgrounds",
         "benchmark",
+        "costs",
         "distilled",
         "explain",
         "metrics",
@@ -86,3 +90,15 @@ def test_each_row_has_a_command_that_its_program_takes(name, capsys):
             pytest.skip("an installed copy has no benchmarks")
         options = [word for word in words[1:] if word.startswith("--")]
         assert all(f'"{option}"' in script.read_text(encoding="utf8") for option in options), command
+
+
+def test_published_sizes_cost_what_their_papers_count():
+    table = results.read("costs").set_index(["method", "attention"])
+    assert set(table.index.unique("method")) == set(METHODS) - {"Mahalanobis", "NearestNeighbor"} - BLIND
+    assert table.trained["EfficientAD", "none"] == 5_363_712
+    assert table.trained["EfficientAD", "se"] - table.trained["EfficientAD", "none"] == 18_432
+    numbers = table.trained + table.frozen
+    assert all(
+        numbers[m, a] - numbers[m, "none"] == table.gates[m, a] > 0 for m, a in table.index if a != "none"
+    )
+    assert (table[table.index.get_level_values("attention") == "none"].ratio == 1).all()

@@ -1,0 +1,70 @@
+"""What every method costs in its published sizes, without attention and with SE and CBAM.
+
+    python benchmarks/costs.py [--methods ...]
+
+The sizes are the constructors' defaults, with random weights, which multiply as fast as trained ones:
+nothing has to be downloaded. One picture at a time; the three variants of a method take turns
+(`attnad.cost.table`), so run it on a machine that does nothing else. ``data/results/costs.csv`` gets one row
+for each method and gate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import shlex
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from attnad import cost
+from attnad.results import DATA, provenance
+from attnad.sizes import METHODS, PICTURES
+
+NAMES = ("DifferNet", "FastFlow", "CFlow", "CSFlow", "PatchCore", "RDPP", "SimpleNet", "EfficientAD")
+KINDS = ("none", "se", "cbam")
+
+
+def built(name: str, attention: str):
+    """The published detector; PatchCore with a memory of as many pictures as the profile quick trains on."""
+    takes = inspect.signature(METHODS[name]).parameters
+    blank = {"weights": None} if "weights" in takes else {}
+    detector = METHODS[name](attention=None if attention == "none" else attention, **blank, device="cpu")
+    if name == "PatchCore":
+        _, height, width = detector.shapes(detector.image_size)[0]
+        count = round(detector.coreset * PICTURES["quick"][0] * height * width)
+        detector.bank = torch.rand(count, detector.bank.shape[1])
+    return detector.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--methods", nargs="+", default=NAMES, choices=NAMES)
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--out", type=Path, default=DATA / "results" / "costs.csv")
+    chosen = parser.parse_args()
+    command = shlex.join(["python", "benchmarks/costs.py", *sys.argv[1:]])
+    found = []
+    for name in chosen.methods:
+        three = {kind: built(name, kind) for kind in KINDS}
+        size = three["none"].image_size
+        image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+        table = cost.table(three, image, repeats=chosen.turns, warm_up=2).round(4)
+        parts = [
+            cost.parameters(d)[["trained", "frozen"]].sum(axis=1).get("attention", 0) for d in three.values()
+        ]
+        table.insert(0, "gates", parts)
+        table = table.rename_axis("attention").reset_index()
+        table.insert(0, "method", name)
+        table.insert(2, "image_size", size)
+        found.append(table.assign(turns=chosen.turns, threads=torch.get_num_threads()))
+        print(table.to_string(), flush=True)
+    pd.concat(found).assign(**provenance("cpu"), command=command).to_csv(chosen.out, index=False)
+
+
+if __name__ == "__main__":
+    main()
