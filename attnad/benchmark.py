@@ -122,13 +122,14 @@ def sweep(
         out: a CSV file; see `Table`.
         jobs: cells at a time on this machine.
         cluster: address of a Dask scheduler, e.g. ``"tcp://10.0.0.1:8786"``; its workers need this package
-            and the data, the folder of checkpoints, and one thread each, since random numbers belong to a
-            process. A worker that dies has its cell run by another.
+            and the data, the folder of checkpoints (one that all share), and one thread each, since random
+            numbers belong to a process. A worker that dies has its cell run by another.
         resume: go on with a file that is there; cells in it are not run again, but for those that failed.
             A cell that was interrupted goes on from its last epoch, after all that were not begun.
         checkpoints: the folder that holds ``NAME_unfinished``, the checkpoints of cells in work; None for
             that of ``out``. One is written after each epoch and may be gigabytes: here a fast disk helps.
-            A checkpoint goes when its cell is done; those of other cells than ``cells`` stay.
+            A checkpoint goes when its cell is done; those of other cells than ``cells`` stay, and that of a
+            cell that failed. One sweep at a time on one ``out``, and on one name in one such folder.
 
     Raises:
         BrokenProcessPool: one of several processes on this machine was killed from outside.
@@ -140,6 +141,7 @@ def sweep(
         raise FileExistsError(f"{out} exists: use --resume to go on with it, or another --out")
     table = Table(out, cells)
     folder = (out.parent if checkpoints is None else Path(checkpoints)).absolute() / f"{out.stem}_unfinished"
+    folder.mkdir(parents=True, exist_ok=True)
     if not resume:  # what a sweep of the same name left behind, perhaps by other code
         _forget(folder, cells)
     # One that took its process with it, say for lack of memory, must not do so again before the others ran.
@@ -148,11 +150,15 @@ def sweep(
     with _workers(cluster, jobs) as parallel, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
         for cell, outcome in parallel(work):
             table.add(cell, outcome)
-            _forget(folder, [cell])
+            if not outcome.rows[0]["error"]:
+                _forget(folder, [cell])
             bar.update()
             bar.write("\n  ".join([said(outcome.rows[0]), *outcome.warnings]), file=sys.stdout)
-    _forget(folder, cells)  # also of one that was recorded just before a sweep was killed
-    with contextlib.suppress(OSError):  # not empty: another sweep goes on with what is there
+    waiting = table.missing()
+    _forget(
+        folder, [cell for cell in cells if cell not in waiting]
+    )  # recorded just before a sweep was killed
+    with contextlib.suppress(OSError):  # not empty: a later sweep goes on with what is there
         folder.rmdir()
     return table
 
@@ -194,7 +200,9 @@ def said(row: dict) -> str:
     return head + ", ".join(figures) + f" ({float(row['seconds']):.0f} s)"
 
 
-def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Iterator[str]:
+def describe(
+    cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int, estimate: bool = True
+) -> Iterator[str]:
     """The plan in plain words.
 
     Times are those of the same method, data, sizes and kind of device in ``data/results/``; where there are
@@ -205,6 +213,8 @@ def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Itera
         return command.partition(" --profile ")[2]  # with the numbers of pictures and --set
 
     def length(minutes: float) -> str:
+        if minutes < 1:
+            return "less than a minute"
         return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
     yield f"{len(cells)} cells, {len(cells) - len(waiting)} of them done."
@@ -229,8 +239,12 @@ def describe(cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> Itera
     others = [cell for cell, seconds in zip(waiting, times) if not seconds]
     if others:
         yield f"For {len(others)} cells no time has been recorded."
-        with contextlib.suppress(Exception):  # wrong arguments, whatever they raise: their rows will say so
+    if others and estimate:  # builds the networks, which takes seconds
+        try:
             guess = length(60 * sum(cost.hours(cell) for cell in others))
+        except Exception as error:  # of wrong arguments, whatever they raise
+            yield f"No estimate: {error}"
+        else:
             yield f"Estimated from multiply-adds, on one GPU like NVIDIA's T4: {guess}."
 
 
@@ -258,6 +272,8 @@ def cli(arguments: list[str]) -> int:
     parser.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, e.g. tcp://10.0.0.1:8786")
     parser.add_argument("--plan", action="store_true", help="say what would be run, and stop")
     given = parser.parse_args(arguments)
+    if given.checkpoints and not given.out:
+        parser.error("--checkpoints needs --out: it is the table that goes on from them")
     try:
         options = settings(given.set)
         cells = plan(
@@ -266,7 +282,8 @@ def cli(arguments: list[str]) -> int:
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as scratch:
             out = given.out or Path(scratch) / "benchmark.csv"
-            print(*describe(cells, Table(out, cells).missing(), given.jobs), sep="\n", flush=True)
+            said_before = describe(cells, Table(out, cells).missing(), given.jobs, estimate=given.plan)
+            print(*said_before, sep="\n", flush=True)
             if given.plan:
                 return 0
             table = sweep(cells, out, given.jobs, given.cluster, given.resume, given.checkpoints)

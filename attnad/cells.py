@@ -23,7 +23,7 @@ from attnad.methods import Detector
 from attnad.methods.pictures import Shared
 from attnad.sizes import METHODS, SIZES
 
-LOOKS = 10  # at the test set, spread over the epochs, for the protocol "best": so many, or up to 19
+LOOKS = 10  # at the test set for the protocol "best": ten to fifteen, or all epochs if fewer than twenty
 
 FIGURES = ("image_auroc", "average_precision", "f1_max", "pixel_auroc", "aupro")
 COLUMNS = (
@@ -168,7 +168,7 @@ def run(cell: Cell, checkpoint: Path | None = None) -> Outcome:
 
     The protocol ``last`` is the detector after its last epoch. ``best`` is the epoch with the highest image
     AUROC *on the test set*, out of those that were looked at: all if there are fewer than twenty, else ten to
-    nineteen, ten of a hundred. So it is at most what a paper reports that keeps the best of all its epochs.
+    fifteen, ten of a hundred. So it is at most what a paper reports that keeps the best of all its epochs.
     No one who has no labelled defects can have that detector. ``seconds`` are those of the whole cell, with
     the looks, and with the epochs of a training that was interrupted.
 

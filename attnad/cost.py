@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from attnad import datasets
+from attnad.cells import Cell, settings
 from attnad.methods.base import Detector
 from attnad.sizes import METHODS, SIZES
-
-if TYPE_CHECKING:
-    from attnad.cells import Cell
 
 
 def parameters(detector: Detector) -> pd.DataFrame:
@@ -145,12 +142,15 @@ def table(
 
 @functools.cache
 def training(method: str, profile: str, options: str = "{}") -> dict:
-    """What one training of a method is; nothing is trained or downloaded for it.
+    """What one training of a method is; nothing is downloaded for it, and no gradient computed.
 
     Returns:
         ``side`` of a picture in pixels, ``batch``, ``epochs`` or ``steps`` (EfficientAD counts in these),
         ``views`` of a picture in an epoch, ``multiply_adds`` for one of them, how many parameters are
         ``trained``, and what trained the ``gates`` of SE (None if the method does not say).
+
+    Raises:
+        KeyError: no such method or profile.
     """
     free = {"weights": None, "teacher": None, "test_views": 1, "attention": "se", "device": "cpu"}
     known = inspect.signature(METHODS[method]).parameters
@@ -160,11 +160,13 @@ def training(method: str, profile: str, options: str = "{}") -> dict:
     picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     if not (steps or detector.epochs):  # its memory has to be there
         detector.fit(picture.repeat(2, 1, 1, 1))
+    angles = getattr(detector, "angles", lambda views, generator: [0.0])
     if "weights" in known:  # not loaded, but they decide what trained the gates
         detector.weights = arguments.get("weights", known["weights"].default)
     return {
         "side": side, "batch": detector.batch_size, "epochs": detector.epochs, "steps": steps,
-        "views": getattr(detector, "train_views", 1), "multiply_adds": multiply_adds(detector, picture),
+        "views": len(angles(getattr(detector, "train_views", 1), torch.Generator())),
+        "multiply_adds": multiply_adds(detector, picture),
         "trained": sum(p.numel() for p in detector.trainable()), "gates": getattr(detector, "gates", None),
     }  # fmt: skip
 
@@ -173,18 +175,29 @@ def hours(cell: Cell, speed: float = 1.2e12) -> float:
     """What a cell would take on one GPU: an estimate, not a measurement.
 
     It counts multiply-adds: pictures times views times epochs, times three for forward and backward, as if
-    all of the network were trained and nothing were cached. Loading pictures, a badly filled GPU, a memory's
-    choice of what it keeps and the looks at the test set are not in it.
+    all of the network were trained and nothing were cached. Not in it: loading pictures, a badly filled GPU,
+    a memory's choice of what it keeps, a teacher's second look at a picture, the looks at the test set.
 
     Args:
         cell: of `attnad.benchmark`.
         speed: multiply-adds in a second. The default is a bit less than a third of what NVIDIA's T4 promises
             in single precision.
+
+    Raises:
+        ValueError: nothing says how many pictures there are to train on.
     """
-    known = training(cell.method, cell.profile, cell.options)
-    counts = datasets.SOURCES[cell.dataset].counts.get(cell.category.partition(":")[0], (200,))
-    pictures = min(counts[0], cell.train or counts[0])  # 200: of generated ones, unless you ask for more
-    passes = 3 * (known["steps"] * known["batch"] or known["epochs"] * known["views"] * pictures) or pictures
+    known, source = training(cell.method, cell.profile, cell.options), datasets.SOURCES[cell.dataset]
+    category, _, knobs = cell.category.partition(":")
+    if source.kind == "generated":
+        count = settings(knobs.split(",") if knobs else []).get("train_count", 200)
+    else:
+        count = source.counts.get(category, (cell.train,))[0]
+    if not count:
+        raise ValueError(
+            f"{cell.dataset}/{category}: how many pictures there are is not published; say --train"
+        )
+    views = known["views"] * min(count, cell.train or count)
+    passes = 3 * (known["steps"] * known["batch"] or known["epochs"] * views) or views
     return passes * known["multiply_adds"] / speed / 3600
 
 

@@ -33,7 +33,7 @@ def runs(everywhere: bool = True, options: str = "{}", protocol: str = "last") -
         everywhere: only those without attention, or with a gate at each place that the method has.
         options: further arguments of the method that the runs were given, as JSON; none by default.
         protocol: ``"last"`` for the detector after its last epoch; ``"best"`` for the best of its looks at
-            the test set (ten to nineteen, or every epoch if there are fewer than twenty), which nobody can
+            the test set (ten to fifteen, or every epoch if there are fewer than twenty), which nobody can
             have who has no labelled defects: say so wherever it is shown.
 
     Returns:

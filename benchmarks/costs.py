@@ -5,7 +5,7 @@
 The sizes are the constructors' defaults, with random weights, which multiply as fast as trained ones:
 nothing has to be downloaded. One picture at a time; the three variants of a method take turns
 (`attnad.cost.table`), so run it on a machine that does nothing else. ``data/results/costs.csv`` gets one row
-for each method and gate.
+for each method and gate, in place of what was there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DATA / "results" / "costs.csv")
     chosen = parser.parse_args()
     command = shlex.join(["python", "benchmarks/costs.py", *sys.argv[1:]])
-    found = []
     for name in chosen.methods:
         three = {kind: built(name, kind) for kind in KINDS}
         size = three["none"].image_size
@@ -57,13 +56,15 @@ def main() -> None:
         parts = [
             cost.parameters(d)[["trained", "frozen"]].sum(axis=1).get("attention", 0) for d in three.values()
         ]
-        table.insert(0, "gates", parts)
+        table = table.assign(gates=parts, turns=chosen.turns, threads=torch.get_num_threads())
+        table = table.assign(method=name, image_size=size, **provenance("cpu"), command=command)
         table = table.rename_axis("attention").reset_index()
-        table.insert(0, "method", name)
-        table.insert(2, "image_size", size)
-        found.append(table.assign(turns=chosen.turns, threads=torch.get_num_threads()))
-        print(table.to_string(), flush=True)
-    pd.concat(found).assign(**provenance("cpu"), command=command).to_csv(chosen.out, index=False)
+        table = table[["method", *table.columns.drop("method")]]
+        if chosen.out.exists():
+            recorded = pd.read_csv(chosen.out)
+            table = pd.concat([recorded[recorded.method != name], table])
+        table.to_csv(chosen.out, index=False)
+        print(table[table.method == name].iloc[:, :14].to_string(), flush=True)
 
 
 if __name__ == "__main__":

@@ -183,7 +183,8 @@ def test_a_checkpoint_goes_with_its_cell_and_only_resume_takes_one_up(tmp_path, 
     def attempt(cell, checkpoint):
         there.append(checkpoint.exists())
         begin(checkpoint)
-        return cell, Outcome([dict.fromkeys(COLUMNS, "") | {"error": "stopped", "command": cell.command()}])
+        row = dict.fromkeys(COLUMNS, "") | {"protocol": "last", "command": cell.command()}
+        return cell, Outcome([row | {"image_auroc": 0.5, "aupro": "nan", "seconds": 1}])
 
     monkeypatch.setattr(benchmark, "attempt", attempt)
     for resume in (False, True):
@@ -196,6 +197,30 @@ def test_a_checkpoint_goes_with_its_cell_and_only_resume_takes_one_up(tmp_path, 
     assert there == [False, False, True, True]
     benchmark.sweep([other], tmp_path / "t.csv", resume=True, checkpoints=checkpoints and place)
     assert not folder.exists()
+
+
+def test_a_failed_cell_keeps_its_checkpoint(tmp_path, monkeypatch):
+    (cell,), folder = cells()[:1], tmp_path / "t_unfinished"
+
+    def attempt(cell, checkpoint):
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        return cell, Outcome([dict.fromkeys(COLUMNS, "") | {"error": "no space", "command": cell.command()}])
+
+    monkeypatch.setattr(benchmark, "attempt", attempt)
+    benchmark.sweep([cell], tmp_path / "t.csv")
+    assert benchmark._checkpoint(folder, cell).exists()
+
+
+def test_checkpoints_that_cannot_be_written_stop_the_sweep_before_it_begins(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    command = ["--methods", "Mahalanobis", "--data", "powerline/vari_grip", "--profile", "quick"]
+    command += ["--checkpoints", str(tmp_path / "file")]
+    assert benchmark.cli([*command, "--out", str(tmp_path / "t.csv")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err and not (tmp_path / "t.csv").exists()
+    with pytest.raises(SystemExit):
+        benchmark.cli(command)
+    assert "--checkpoints needs --out" in capsys.readouterr().err
 
 
 def test_an_interrupted_cell_goes_on_though_another_was_run_meanwhile(tmp_path, monkeypatch):

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from attnad import benchmark, cost, datasets
-from attnad.methods import EfficientAD, SimpleNet
+from attnad.methods import DifferNet, EfficientAD, SimpleNet
 from attnad.methods.base import Detector
+from attnad.sizes import SIZES
 
 PICTURE = torch.rand(1, 3, 64, 64)
 
@@ -103,13 +104,21 @@ def test_hours_count_pictures_views_epochs_and_steps():
 
     known = cost.training("DifferNet", "quick")
     assert known["gates"] == "distilled" and cost.training("DifferNet", "paper")["gates"] == "likelihood"
-    expected = 3 * 200 * known["views"] * known["epochs"] * known["multiply_adds"] / 1.2e12 / 3600
+    sizes = SIZES["quick"]["DifferNet"]
+    assert known["views"] == 1 and cost.training("DifferNet", "paper")["views"] == 4
+    picture = torch.rand(1, 3, sizes["image_size"], sizes["image_size"])
+    detector = DifferNet(**sizes | {"weights": None, "attention": "se"}, device="cpu")
+    expected = 3 * 200 * sizes["epochs"] * cost.multiply_adds(detector, picture) / 1.2e12 / 3600
     assert hours("DifferNet") == pytest.approx(expected)
     assert hours("DifferNet", train=100) == pytest.approx(expected / 2)
     assert hours("DifferNet", train=0) == pytest.approx(
         expected * datasets.SOURCES["magnetic_tile"].counts["magnetic_tile"][0] / 200
     )
     assert hours("DifferNet", data="wafer/chip", train=0) == pytest.approx(expected)
+    assert hours("DifferNet", data="wafer/chip:train_count=1000", train=0) == pytest.approx(5 * expected)
+    assert hours("DifferNet", data="elpv/mono") == pytest.approx(expected)
+    with pytest.raises(ValueError, match="not published; say --train"):
+        hours("DifferNet", data="elpv/mono", train=0)
     assert hours("EfficientAD", train=100) == hours("EfficientAD"), "its steps do not depend on the pictures"
     assert hours("PatchCore") == pytest.approx(
         200 * cost.training("PatchCore", "quick")["multiply_adds"] / 1.2e12 / 3600

@@ -606,13 +606,15 @@ def test_arguments_with_a_choice_name_it():
         differnet(normalize="layer")
 
 
-def test_frozen_has_a_length():
+def test_frozen_has_a_length_and_parts():
     seven = Frozen([torch.arange(7), torch.zeros(7, 2)], "part", (4, 4))
     assert len(seven) == 7
     some = seven[np.array([5, 0])]
     assert some.tensors[0].tolist() == [5, 0] and some.tensors[1].shape == (2, 2)
     assert (some.part, some.size) == ("part", (4, 4))
     assert len(seven[np.arange(7) > 4]) == len(seven[5:]) == 2
+    with pytest.raises(TypeError, match=r"take \[\[3\]\]"):
+        seven[3]
 
 
 # --- Importing ------------------------------------------------------------------------------------

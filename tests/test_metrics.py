@@ -250,5 +250,6 @@ ANOMALIB = {
 
 @pytest.mark.parametrize("name", ANOMALIB)
 def test_aupro_is_anomalibs(name):
+    assert set(CASES) - set(ANOMALIB) == {"one normal pixel"}
     found = [metrics.aupro(*CASES[name], limit) for limit in (0.05, 0.3, 1.0)]
     assert found == pytest.approx(ANOMALIB[name], abs=1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -131,7 +130,7 @@ class EfficientAD(Detector):
             dataset = self.precompute(dataset, training=True)
         order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(self.seed))
         kept = min(max(1, round(self.held_out * len(order))), len(order) - 1)  # some on each side
-        self._back, train = _subset(dataset, order[:kept]), _subset(dataset, order[kept:])
+        self._back, train = dataset[order[:kept].numpy()], dataset[order[kept:].numpy()]
         self._passes = math.ceil(len(train) / self.batch_size)
         self.epochs = math.ceil(self.steps / self._passes)
         self.mean, self.std = self._teacher_moments(train)
@@ -266,9 +265,3 @@ def recolour(images: Tensor, generator: torch.Generator) -> Tensor:
     kinds = torch.randint(3, (len(images),), generator=generator)
     factors = 0.8 + 0.4 * torch.rand(len(images), generator=generator)
     return torch.stack([changes[k](x, float(f)) for x, k, f in zip(images, kinds, factors, strict=True)])
-
-
-def _subset(dataset, indices: Tensor):
-    if isinstance(dataset, Frozen):
-        return dataclasses.replace(dataset, tensors=[tensor[indices] for tensor in dataset.tensors])
-    return dataset[indices.numpy()]

@@ -49,8 +49,14 @@ class Frozen:
     def __len__(self) -> int:
         return len(self.tensors[0])
 
-    def __getitem__(self, rows) -> Frozen:
-        """Those of some pictures: a slice, or an array or list of numbers or of bools."""
+    def __getitem__(self, rows: slice | Sequence[int] | np.ndarray | Tensor) -> Frozen:
+        """Those of some pictures: a slice, or an array or list of numbers or of bools.
+
+        Raises:
+            TypeError: a single number, which would lose the axis of the pictures.
+        """
+        if not isinstance(rows, slice) and np.ndim(rows) == 0:
+            raise TypeError(f"[{rows}]: take [[{rows}]], features of one picture are a set of one")
         return Frozen([tensor[rows] for tensor in self.tensors], self.part, self.size)
 
 
