@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import itertools
 import json
 import shutil
@@ -19,13 +18,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import joblib
-import numpy as np
-import torch
 from tqdm import tqdm
 
-from attnad import cost, datasets, profile, results
+from attnad import datasets, profile
 from attnad.attention import ATTENTION
 from attnad.cells import Cell, attempt, begun, settings
+from attnad.forecast import describe
 from attnad.sizes import METHODS, PICTURES, SIZES
 from attnad.tables import Table
 
@@ -154,10 +152,9 @@ def sweep(
                 _forget(folder, [cell])
             bar.update()
             bar.write("\n  ".join([said(outcome.rows[0]), *outcome.warnings]), file=sys.stdout)
-    waiting = table.missing()
-    _forget(
-        folder, [cell for cell in cells if cell not in waiting]
-    )  # recorded just before a sweep was killed
+    left = table.missing()
+    # Also of a cell that was recorded just before a sweep was killed.
+    _forget(folder, [cell for cell in cells if cell not in left])
     with contextlib.suppress(OSError):  # not empty: a later sweep goes on with what is there
         folder.rmdir()
     return table
@@ -198,54 +195,6 @@ def said(row: dict) -> str:
         f"{name} {float(row[name]):.3f}" for name in ("image_auroc", "aupro") if str(row[name]) != "nan"
     )
     return head + ", ".join(figures) + f" ({float(row['seconds']):.0f} s)"
-
-
-def describe(
-    cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int, estimate: bool = True
-) -> Iterator[str]:
-    """The plan in plain words.
-
-    Times are those of the same method, data, sizes and kind of device in ``data/results/``; where there are
-    none, `cost.hours`.
-    """
-
-    def sizes(command: str) -> str:
-        return command.partition(" --profile ")[2]  # with the numbers of pictures and --set
-
-    def length(minutes: float) -> str:
-        if minutes < 1:
-            return "less than a minute"
-        return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
-
-    yield f"{len(cells)} cells, {len(cells) - len(waiting)} of them done."
-    for field in ("method", "attention", "points", "seed"):
-        values = dict.fromkeys(str(getattr(cell, field)) or "all" for cell in cells)
-        yield f"  {field + ':':11s} {', '.join(values)}"
-    yield "  data:       " + ", ".join(dict.fromkeys(f"{cell.dataset}/{cell.category}" for cell in cells))
-    known: dict[tuple, list[float]] = {}
-    for path in sorted((results.DATA / "results").glob("*.csv")):
-        with path.open(newline="", encoding="utf8") as file:
-            for row in csv.DictReader(file):
-                if row.get("protocol") == "last" and row.get("seconds") and sizes(row["command"]):
-                    on_gpu = not row["device"].startswith("cpu")
-                    key = row["method"], row["dataset"], sizes(row["command"]), on_gpu
-                    known.setdefault(key, []).append(float(row["seconds"]))
-    gpu = torch.cuda.is_available()
-    times = [known.get((cell.method, cell.dataset, sizes(cell.command()), gpu)) for cell in waiting]
-    measured = [float(np.median(seconds)) for seconds in times if seconds]
-    if measured:
-        minutes = sum(measured) / 60 / max(1, jobs)
-        yield f"About {length(minutes)} for {len(measured)} cells, by what they took when recorded."
-    others = [cell for cell, seconds in zip(waiting, times) if not seconds]
-    if others:
-        yield f"For {len(others)} cells no time has been recorded."
-    if others and estimate:  # builds the networks, which takes seconds
-        try:
-            guess = length(60 * sum(cost.hours(cell) for cell in others))
-        except Exception as error:  # of wrong arguments, whatever they raise
-            yield f"No estimate: {error}"
-        else:
-            yield f"Estimated from multiply-adds, on one GPU like NVIDIA's T4: {guess}."
 
 
 def cli(arguments: list[str]) -> int:

@@ -1,10 +1,7 @@
-"""What a detector costs: parameters, bytes, multiply-adds, time for one picture, and hours of training."""
+"""What a detector costs: parameters, bytes, multiply-adds and time for one picture."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +13,8 @@ from scipy import stats
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from attnad import datasets
-from attnad.cells import Cell, settings
+from attnad.methods import PatchCore
 from attnad.methods.base import Detector
-from attnad.sizes import METHODS, SIZES
 
 
 def parameters(detector: Detector) -> pd.DataFrame:
@@ -66,6 +61,15 @@ def multiply_adds(detector: Detector, image: Tensor) -> int:
     with counter:
         _judge(detector.to(detector.device).eval(), image.to(detector.device))
     return counter.get_total_flops() // 2  # the counter counts a multiplication and an addition as two
+
+
+def filled(detector: Detector, pictures: int) -> Detector:
+    """The detector, ready to be timed; PatchCore's memory as long as after so many pictures, but random."""
+    if isinstance(detector, PatchCore):
+        _, height, width = detector.shapes(detector.image_size)[0]
+        count = round(detector.coreset * pictures * height * width)
+        detector.bank = torch.rand(count, detector.bank.shape[1])
+    return detector.eval()
 
 
 @dataclass
@@ -116,16 +120,18 @@ def table(
         repeats, warm_up: as for `latency`.
 
     Returns:
-        One row each: ``trained`` and ``frozen`` parameters, ``megabytes`` (of 10^6 bytes, as stored),
-        ``gmacs`` (10^9 multiply-adds), ``ms`` (median), ``ms_low`` and ``ms_high``; ``ratio``, ``ratio_low``
-        and ``ratio_high``: the time relative to the first row's in the same turn, which a machine that is
-        busy for a while leaves nearly alone.
+        One row each: ``trained`` and ``frozen`` parameters, ``gates`` (those of attention), ``megabytes`` (of
+        10^6 bytes, as stored), ``gmacs`` (10^9 multiply-adds), ``ms`` (median), ``ms_low`` and ``ms_high``;
+        ``ratio``, ``ratio_low`` and ``ratio_high``: the time relative to the first row's in the same turn,
+        which a machine that is busy for a while leaves nearly alone.
     """
     runs = _runs(list(detectors.values()), image, repeats, warm_up)
     rows = {}
     for (name, detector), mine in zip(detectors.items(), runs):
-        counts, time_, ratio = parameters(detector).sum(), Latency.of(mine), Latency.of(mine / runs[0])
+        parts, time_, ratio = parameters(detector), Latency.of(mine), Latency.of(mine / runs[0])
+        counts = parts.sum()
         rows[name] = {
+            "gates": parts[["trained", "frozen"]].sum(axis=1).get("attention", 0),
             "trained": counts["trained"],
             "frozen": counts["frozen"],
             "megabytes": counts["bytes"] / 1e6,
@@ -138,67 +144,6 @@ def table(
             "ratio_high": ratio.high,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-@functools.cache
-def training(method: str, profile: str, options: str = "{}") -> dict:
-    """What one training of a method is; nothing is downloaded for it, and no gradient computed.
-
-    Returns:
-        ``side`` of a picture in pixels, ``batch``, ``epochs`` or ``steps`` (EfficientAD counts in these),
-        ``views`` of a picture in an epoch, ``multiply_adds`` for one of them, how many parameters are
-        ``trained``, and what trained the ``gates`` of SE (None if the method does not say).
-
-    Raises:
-        KeyError: no such method or profile.
-    """
-    free = {"weights": None, "teacher": None, "test_views": 1, "attention": "se", "device": "cpu"}
-    known = inspect.signature(METHODS[method]).parameters
-    arguments = SIZES[profile].get(method, {}) | json.loads(options)
-    detector = METHODS[method](**arguments | {name: free[name] for name in free if name in known})
-    side, steps = detector.image_size, detector.steps if method == "EfficientAD" else 0
-    picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    if not (steps or detector.epochs):  # its memory has to be there
-        detector.fit(picture.repeat(2, 1, 1, 1))
-    angles = getattr(detector, "angles", lambda views, generator: [0.0])
-    if "weights" in known:  # not loaded, but they decide what trained the gates
-        detector.weights = arguments.get("weights", known["weights"].default)
-    return {
-        "side": side, "batch": detector.batch_size, "epochs": detector.epochs, "steps": steps,
-        "views": len(angles(getattr(detector, "train_views", 1), torch.Generator())),
-        "multiply_adds": multiply_adds(detector, picture),
-        "trained": sum(p.numel() for p in detector.trainable()), "gates": getattr(detector, "gates", None),
-    }  # fmt: skip
-
-
-def hours(cell: Cell, speed: float = 1.2e12) -> float:
-    """What a cell would take on one GPU: an estimate, not a measurement.
-
-    It counts multiply-adds: pictures times views times epochs, times three for forward and backward, as if
-    all of the network were trained and nothing were cached. Not in it: loading pictures, a badly filled GPU,
-    a memory's choice of what it keeps, a teacher's second look at a picture, the looks at the test set.
-
-    Args:
-        cell: of `attnad.benchmark`.
-        speed: multiply-adds in a second. The default is a bit less than a third of what NVIDIA's T4 promises
-            in single precision.
-
-    Raises:
-        ValueError: nothing says how many pictures there are to train on.
-    """
-    known, source = training(cell.method, cell.profile, cell.options), datasets.SOURCES[cell.dataset]
-    category, _, knobs = cell.category.partition(":")
-    if source.kind == "generated":
-        count = settings(knobs.split(",") if knobs else []).get("train_count", 200)
-    else:
-        count = source.counts.get(category, (cell.train,))[0]
-    if not count:
-        raise ValueError(
-            f"{cell.dataset}/{category}: how many pictures there are is not published; say --train"
-        )
-    views = known["views"] * min(count, cell.train or count)
-    passes = 3 * (known["steps"] * known["batch"] or known["epochs"] * views) or views
-    return passes * known["multiply_adds"] / speed / 3600
 
 
 def _runs(detectors: Sequence[Detector], image: Tensor, repeats: int, warm_up: int) -> np.ndarray:

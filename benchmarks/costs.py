@@ -32,11 +32,7 @@ def built(name: str, attention: str):
     takes = inspect.signature(METHODS[name]).parameters
     blank = {"weights": None} if "weights" in takes else {}
     detector = METHODS[name](attention=None if attention == "none" else attention, **blank, device="cpu")
-    if name == "PatchCore":
-        _, height, width = detector.shapes(detector.image_size)[0]
-        count = round(detector.coreset * PICTURES["quick"][0] * height * width)
-        detector.bank = torch.rand(count, detector.bank.shape[1])
-    return detector.eval()
+    return cost.filled(detector, PICTURES["quick"][0])
 
 
 def main() -> None:
@@ -53,10 +49,7 @@ def main() -> None:
         size = three["none"].image_size
         image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
         table = cost.table(three, image, repeats=chosen.turns, warm_up=2).round(4)
-        parts = [
-            cost.parameters(d)[["trained", "frozen"]].sum(axis=1).get("attention", 0) for d in three.values()
-        ]
-        table = table.assign(gates=parts, turns=chosen.turns, threads=torch.get_num_threads())
+        table = table.assign(turns=chosen.turns, threads=torch.get_num_threads())
         table = table.assign(method=name, image_size=size, **provenance("cpu"), command=command)
         table = table.rename_axis("attention").reset_index()
         table = table[["method", *table.columns.drop("method")]]

@@ -268,20 +268,6 @@ def test_the_plan_is_told_in_words_and_nothing_runs(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_planned_time_is_that_of_the_same_options_pictures_and_kind_of_device(monkeypatch):
-    def told(**more):
-        made = benchmark.plan(["EfficientAD"], data=["magnetic_tile"], profile="quick", **more)
-        return " ".join(benchmark.describe(made * 30, made * 30, 1))
-
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert "hours for 30 cells" in told() and "stimated" not in told()
-    for other in ({"options": {"steps": 100_000}}, {"train": 9}):
-        assert "For 30 cells no time has been recorded. Estimated" in told(**other)
-    assert "Estimated" not in told(options={"steps": "many"}), "the cell's row will say what is wrong"
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert "For 30 cells no time has been recorded" in told(), "all was recorded on CPUs"
-
-
 def test_mistakes_on_the_command_line_are_told_in_one_line(capsys):
     assert benchmark.cli(["--methods", "PatchCor", "--profile", "quick"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from attnad import benchmark, cost, datasets
-from attnad.methods import DifferNet, EfficientAD, SimpleNet
+from attnad import cost
+from attnad.methods import EfficientAD, PatchCore, SimpleNet
 from attnad.methods.base import Detector
-from attnad.sizes import SIZES
 
 PICTURE = torch.rand(1, 3, 64, 64)
 
@@ -91,35 +90,17 @@ def test_too_few_runs_are_refused():
 def test_table_has_a_row_for_each():
     table = cost.table({"quick": Nap(), "slow": Nap(0.05)}, PICTURE, repeats=30)
     assert table.loc["quick", "trained"] == 10 and table.loc["quick", "frozen"] == 140
+    assert table.loc["quick", "gates"] == 0
     assert table.loc["quick", "megabytes"] == pytest.approx(614e-6)
     assert table.loc["quick", ["ratio", "ratio_low", "ratio_high"]].tolist() == [1, 1, 1]
     assert table.loc["slow", "ratio_low"] > 1
     assert table.loc["slow", "ms_low"] >= 50 > table.loc["quick", "ms_low"]  # it sleeps so long at least
 
 
-def test_hours_count_pictures_views_epochs_and_steps():
-    def hours(method, data="magnetic_tile", **more):
-        (cell,) = benchmark.plan([method], data=[data], profile="quick", **more)
-        return cost.hours(cell)
-
-    known = cost.training("DifferNet", "quick")
-    assert known["gates"] == "distilled" and cost.training("DifferNet", "paper")["gates"] == "likelihood"
-    sizes = SIZES["quick"]["DifferNet"]
-    assert known["views"] == 1 and cost.training("DifferNet", "paper")["views"] == 4
-    picture = torch.rand(1, 3, sizes["image_size"], sizes["image_size"])
-    detector = DifferNet(**sizes | {"weights": None, "attention": "se"}, device="cpu")
-    expected = 3 * 200 * sizes["epochs"] * cost.multiply_adds(detector, picture) / 1.2e12 / 3600
-    assert hours("DifferNet") == pytest.approx(expected)
-    assert hours("DifferNet", train=100) == pytest.approx(expected / 2)
-    assert hours("DifferNet", train=0) == pytest.approx(
-        expected * datasets.SOURCES["magnetic_tile"].counts["magnetic_tile"][0] / 200
-    )
-    assert hours("DifferNet", data="wafer/chip", train=0) == pytest.approx(expected)
-    assert hours("DifferNet", data="wafer/chip:train_count=1000", train=0) == pytest.approx(5 * expected)
-    assert hours("DifferNet", data="elpv/mono") == pytest.approx(expected)
-    with pytest.raises(ValueError, match="not published; say --train"):
-        hours("DifferNet", data="elpv/mono", train=0)
-    assert hours("EfficientAD", train=100) == hours("EfficientAD"), "its steps do not depend on the pictures"
-    assert hours("PatchCore") == pytest.approx(
-        200 * cost.training("PatchCore", "quick")["multiply_adds"] / 1.2e12 / 3600
-    )
+def test_a_memory_is_as_long_as_after_so_many_pictures():
+    detector = PatchCore("efficientnet_lite0", weights=None, image_size=64, coreset=0.1, device="cpu")
+    trained = PatchCore("efficientnet_lite0", weights=None, image_size=64, coreset=0.1, device="cpu")
+    trained.fit(torch.rand(20, 3, 64, 64))
+    assert cost.filled(detector, 20).bank.shape == trained.bank.shape
+    nap = Nap()
+    assert cost.filled(nap, 20) is nap
