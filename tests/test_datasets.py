@@ -180,6 +180,32 @@ def test_elpv():
     assert total == 2624 and "CC BY-NC-SA 4.0" in elpv.LICENCE
 
 
+def test_elpv_by_module(tmp_path):
+    pytest.importorskip("elpv_dataset")
+    module = elpv.modules()
+    kinds = {file.name: kind for file, _, kind in elpv._table(None)}
+    for category, published in (("mono", 18), ("poly", 26)):
+        assert len({module[name] for name, kind in kinds.items() if kind == category}) == published
+        tested, apart = [], datasets.load("elpv", category, "test")
+        for fold in range(elpv.FOLDS):
+            train, test = (datasets.load("elpv", category, s, fold=fold) for s in ("train", "test"))
+            learned, asked = ({module[Path(r.path).name] for r in part.records} for part in (train, test))
+            assert not learned & asked and not train.labels.any() and 0.2 < test.labels.mean() < 0.5
+            tested += [r.path for r in test.records]
+        assert len(tested) == len(set(tested))  # each cell that the experts were sure of, once
+        assert len(tested) == len(apart) + len(datasets.load("elpv", category, "train"))
+        drawn = [datasets.load("elpv", category, "test", fold=0, seed=s).records[0].path for s in range(4)]
+        assert len(set(drawn)) > 1
+    with pytest.raises(datasets.DataError, match="no fold 3; it has: 0, 1, 2"):
+        datasets.load("elpv", fold=3)
+
+    # By hand: 120 cells of one type are two modules, the next 50 of another type are one.
+    lines = [f"images/{i}.png 0.0 {'mono' if i < 120 else 'poly'}" for i in range(170)]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    found = elpv.modules(tmp_path)
+    assert [found[f"{i}.png"] for i in (0, 59, 60, 119, 120, 169)] == [0, 0, 1, 1, 2, 2]
+
+
 def test_dataset_slices_and_pickles():
     test = datasets.load("powerline", split="test", size=SIZE, test_count=3)
     assert len(test[:2]) == 2 and len(test[test.labels == 1]) == 3 and test[[5, 0]].labels.tolist() == [1, 0]
