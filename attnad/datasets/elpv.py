@@ -75,9 +75,10 @@ def load(
     """
     if fold is not None and fold not in range(FOLDS):
         raise DataError(f"{SOURCE.name} has no fold {fold!r}; it has: {', '.join(map(str, range(FOLDS)))}")
-    cells = [cell for cell in _table(root) if cell[2] == category]
+    cells = [cell for cell in table(root) if cell[2] == category]
     files, steps = [file for file, _, _ in cells], np.array([grade for _, grade, _ in cells])
     good, bad = (np.flatnonzero(steps == grade) for grade in (0, 3))
+    between = np.flatnonzero((steps == 1) | (steps == 2))
     if fold is None:
         good = good[np.random.default_rng(seed).permutation(len(good))]
         cut = round(0.7 * len(good))
@@ -86,11 +87,12 @@ def load(
         known = modules(root)
         module = np.array([known[file.name] for file in files])
         held_out = np.isin(module, _third(module, steps, fold, seed))
-        train, test, bad = good[~held_out[good]], good[held_out[good]], bad[held_out[bad]]
+        train = good[~held_out[good]]
+        test, bad, between = (part[held_out[part]] for part in (good, bad, between))
     indices = {
         "train": np.sort(train),
         "test": np.concatenate([np.sort(test), bad]),
-        "uncertain": np.flatnonzero((steps == 1) | (steps == 2)),
+        "uncertain": between,
     }[split]
     names = {0: "good", 3: "defective", **UNCERTAIN}
     records = [
@@ -111,7 +113,7 @@ def modules(root: str | Path | None = None) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     first = 0
-    for _, run in groupby(_table(root), key=lambda cell: cell[2]):
+    for _, run in groupby(table(root), key=lambda cell: cell[2]):
         names = [file.name for file, _, _ in run]
         parts = max(1, round(len(names) / 60))
         found |= {name: first + i * parts // len(names) for i, name in enumerate(names)}
@@ -128,20 +130,23 @@ def _third(module: np.ndarray, steps: np.ndarray, fold: int, seed: int) -> list[
     return [m for m, place in zip(ranked, dealt, strict=False) if place == fold]
 
 
-def _table(root: str | Path | None) -> list[tuple[Path, int, str]]:
-    """(file, thirds of the probability, type) of each cell, in the order of their numbers."""
+def table(root: str | Path | None = None) -> list[tuple[Path, int, str]]:
+    """(file, thirds of the probability, type) of each cell, in the order of their numbers.
+
+    Args and errors as for `load`.
+    """
     folder = Path(root) if root is not None else package_folder()
-    table = folder / "labels.csv"
-    if not table.is_file():
-        raise MissingDataError(f"{table}: not found. Install the data with: {SOURCE.how}")
+    labels = folder / "labels.csv"
+    if not labels.is_file():
+        raise MissingDataError(f"{labels}: not found. Install the data with: {SOURCE.how}")
     cells = []
-    for number, line in enumerate(table.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             file, probability, kind = line.split()
             cells.append((folder / file, round(3 * float(probability)), kind))
         except ValueError:
             raise DataError(
-                f"{table}, line {number}: expected 'file probability type', found {line!r}"
+                f"{labels}, line {number}: expected 'file probability type', found {line!r}"
             ) from None
     return cells
 
