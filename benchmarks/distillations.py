@@ -1,0 +1,115 @@
+"""Other distillations: does a network with gates differ by its gates, or because it was trained anew?
+
+    ATTNAD_DATA=FOLDER python benchmarks/distillations.py --pictures FOLDER [--distillations 1 2]
+
+The networks that ship were distilled once for each attention: none, SE, CBAM. Here AlexNet is distilled again
+with other seeds (of its first weights, of the crops and of their order), else by the recipe of
+``attnad/pretrained/README.md``; the weights stay in ``WORK/SEED`` and are not made again if they are there.
+Then DifferNet, in the sizes of the quick profile, judges by each of them what it judges in the benchmark.
+
+``data/results/distillations.csv`` has one row for each run, ``distillations_scores.npz`` each test picture's
+label and score by the row's ``key``; runs that are there are left out. Distillation 0 is the one that ships,
+and its runs are in ``benchmark.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shlex
+import time
+from pathlib import Path
+
+import numpy as np
+
+from attnad import benchmark, distill, metrics, weights
+from attnad.cells import COLUMNS, FIGURES, Cell
+from attnad.methods import Shared
+from attnad.recorded import DATA as DATASETS
+from attnad.results import DATA, provenance
+from attnad.tables import scores_path, write_table
+
+FILE = DATA / "results" / "distillations.csv"
+FIELDS = ("key", "distillation", *COLUMNS)
+RECIPE = ["--steps", "6000", "--crops", "32768", "--bfloat16"]
+ARMS = ("none", "se", "cbam")
+
+
+def distilled(folder: Path, seed: int, arms: list[str], pictures: Path) -> None:
+    """Makes the weights that are missing in `folder`."""
+    for arm in arms:
+        attention = None if arm == "none" else arm
+        file = folder / weights.distilled_file("alexnet", attention).name
+        if not file.exists():
+            words = ["alexnet", *RECIPE, "--seed", str(seed), "--work", str(folder), "--output", str(file)]
+            words += ["--pictures", str(pictures)] + (["--attention", arm] if attention else [])
+            if distill.cli(words):
+                raise SystemExit(f"distilling {file} failed")
+
+
+def judged(cell: Cell, shared: Shared, labels: np.ndarray) -> tuple[dict, np.ndarray]:
+    """The row of a run, and labels and scores (2, N) of its test pictures."""
+    start, known = time.perf_counter(), provenance()
+    detector = cell.detector()
+    train, test = shared(detector)
+    prediction = detector.fit(train).predict(test)
+    figures = metrics.evaluate(prediction, shared.sets[1])
+    row = dict.fromkeys(FIELDS, "") | known | {
+        "method": cell.method, "attention": cell.attention, "gates": detector.gates or "",
+        "attention_points": "+".join(detector.extractor.points), "options": cell.options,
+        "backbone": detector.backbone, "weights": detector.weights, "dataset": cell.dataset,
+        "category": cell.category, "seed": cell.seed, "profile": cell.profile, "protocol": "last",
+        "epochs": detector.epochs, "image_size": detector.image_size, "train": len(train),
+        "test_normal": int((labels == 0).sum()), "test_anomalous": int(labels.sum()),
+        "seconds": round(time.perf_counter() - start, 1),
+    } | {name: round(figures[name], 4) for name in FIGURES if name in figures}  # fmt: skip
+    return row, np.stack([labels.astype(np.float32), prediction.scores.astype(np.float32)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of those the networks learn by")
+    parser.add_argument("--work", type=Path, default=Path("distillations"), help="folder of the weights")
+    parser.add_argument("--distillations", nargs="+", type=int, default=(1, 2))
+    parser.add_argument("--attention", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--data", nargs="+", default=[*DATASETS], metavar="SET/CATEGORY")
+    parser.add_argument("--seeds", nargs="+", type=int, default=range(3))
+    parser.add_argument("--out", type=Path, default=FILE)
+    chosen = parser.parse_args()
+    rows: dict[str, dict] = {}
+    scores: dict[str, np.ndarray] = {}
+    if chosen.out.exists():
+        with chosen.out.open(newline="", encoding="utf8") as file:
+            rows = {row["key"]: row for row in csv.DictReader(file)}
+        with np.load(scores_path(chosen.out)) as file:
+            scores = dict(file)
+    for number in chosen.distillations:
+        folder = chosen.work / str(number)
+        distilled(folder, number, chosen.attention, chosen.pictures)
+        weights.DISTILLED = folder  # where "distilled" finds them from now on
+        for data in chosen.data:
+            cells = benchmark.plan(["DifferNet"], chosen.attention, [data], chosen.seeds)
+            shared = Shared(*cells[0].data(cells[0].detector().image_size), most=len(ARMS))
+            for cell in cells:
+                key = f"{number} | {cell.command()}"
+                if key in rows:
+                    continue
+                row, scores[key] = judged(cell, shared, shared.sets[1].labels)
+                words = [
+                    "python",
+                    "benchmarks/distillations.py",
+                    "--pictures",
+                    "pictures",
+                    "--distillations",
+                    str(number),
+                ]
+                words += ["--attention", cell.attention, "--data", data, "--seeds", str(cell.seed)]
+                rows[key] = row | {"key": key, "distillation": number, "command": shlex.join(words)}
+                print(key, row["image_auroc"], f"{row['seconds']} s", flush=True)
+                write_table(chosen.out, FIELDS, rows.values(), scores)
+
+
+if __name__ == "__main__":
+    main()
