@@ -56,7 +56,7 @@ def judged(cell: Cell, shared: Shared, labels: np.ndarray) -> tuple[dict, np.nda
     figures = metrics.evaluate(prediction, shared.sets[1])
     row = dict.fromkeys(FIELDS, "") | known | {
         "method": cell.method, "attention": cell.attention, "gates": detector.gates or "",
-        "attention_points": "+".join(detector.extractor.points), "options": cell.options,
+        "attention_points": "+".join(getattr(detector.extractor, "points", ())), "options": cell.options,
         "backbone": detector.backbone, "weights": detector.weights, "dataset": cell.dataset,
         "category": cell.category, "seed": cell.seed, "profile": cell.profile, "protocol": "last",
         "epochs": detector.epochs, "image_size": detector.image_size, "train": len(train),
