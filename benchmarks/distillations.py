@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--attention", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--data", nargs="+", default=[*DATASETS], metavar="SET/CATEGORY")
     parser.add_argument("--seeds", nargs="+", type=int, default=range(3))
+    parser.add_argument("--train", type=int, help="at most so many pictures; 0 for all")
+    parser.add_argument("--test", type=int, help="at most so many of each kind; 0 for all")
     parser.add_argument("--out", type=Path, default=FILE)
     chosen = parser.parse_args()
     rows: dict[str, dict] = {}
@@ -90,7 +92,9 @@ def main() -> None:
         distilled(folder, number, chosen.attention, chosen.pictures)
         weights.DISTILLED = folder  # where "distilled" finds them from now on
         for data in chosen.data:
-            cells = benchmark.plan(["DifferNet"], chosen.attention, [data], chosen.seeds)
+            cells = benchmark.plan(
+                ["DifferNet"], chosen.attention, [data], chosen.seeds, train=chosen.train, test=chosen.test
+            )
             shared = Shared(*cells[0].data(cells[0].detector().image_size), most=len(ARMS))
             for cell in cells:
                 key = f"{number} | {cell.command()}"
@@ -106,6 +110,7 @@ def main() -> None:
                     str(number),
                 ]
                 words += ["--attention", cell.attention, "--data", data, "--seeds", str(cell.seed)]
+                words += ["--train", str(cell.train), "--test", str(cell.test)]
                 rows[key] = row | {"key": key, "distillation": number, "command": shlex.join(words)}
                 print(key, row["image_auroc"], f"{row['seconds']} s", flush=True)
                 write_table(chosen.out, FIELDS, rows.values(), scores)
