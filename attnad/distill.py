@@ -200,7 +200,7 @@ def cli(arguments: list[str]) -> int:
     parser.add_argument("--lr", type=float, default=RECIPE["lr"])
     parser.add_argument("--decay", type=float, default=RECIPE["decay"])
     parser.add_argument("--bfloat16", action="store_true", help="multiply with 16 bits: faster on some CPUs")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the first weights and the order of crops")
     parser.add_argument("--work", type=Path, default=Path("distilled"),
                         help="folder of pools and checkpoints (default: %(default)s)")  # fmt: skip
     parser.add_argument("--output", type=Path,
@@ -211,14 +211,16 @@ def cli(arguments: list[str]) -> int:
     output = chosen.output or distilled_file(chosen.architecture, chosen.attention)
     try:
         files = package_pictures() + folder_pictures(chosen.pictures)
-        parts, made_of = make_pool(chosen.work, files, chosen.crops, seed=chosen.seed)
+        parts, made_of = make_pool(chosen.work, files, chosen.crops)
         recipe = {
             name: getattr(chosen, name) for name in ("architecture", "attention", *RECIPE, "bfloat16", "seed")
         }
         # A patch network sees too little of a small window.
         recipe |= {"crops": chosen.crops, "pool": made_of, "small": not chosen.architecture.startswith("pdn")}
         student = make_student(chosen.architecture, chosen.attention, chosen.seed)
-        log = train(student, parts, recipe, chosen.work / f"{output.stem}.checkpoint.safetensors")
+        log = train(
+            student, parts, recipe, chosen.work / f"{output.stem}-{chosen.seed}.checkpoint.safetensors"
+        )
         save(output, student, load_file(parts[0])["images"], recipe | provenance(), log)
     except (DataError, ValueError, OSError) as error:
         print(error, file=sys.stderr)

@@ -3,7 +3,7 @@
     ATTNAD_DATA=FOLDER python benchmarks/distillations.py --pictures FOLDER [--distillations 1 2]
 
 The networks that ship were distilled once for each attention: none, SE, CBAM. Here AlexNet is distilled again
-with other seeds (of its first weights, of the crops and of their order), else by the recipe of
+with other seeds (of its first weights, and of the order of the same crops), else by the recipe of
 ``attnad/pretrained/README.md``; the weights stay in ``WORK/SEED`` and are not made again if they are there.
 Then DifferNet, in the sizes of the quick profile, judges by each of them what it judges in the benchmark.
 
@@ -37,11 +37,13 @@ ARMS = ("none", "se", "cbam")
 
 def distilled(folder: Path, seed: int, arms: list[str], pictures: Path) -> None:
     """Makes the weights that are missing in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
     for arm in arms:
         attention = None if arm == "none" else arm
         file = folder / weights.distilled_file("alexnet", attention).name
         if not file.exists():
-            words = ["alexnet", *RECIPE, "--seed", str(seed), "--work", str(folder), "--output", str(file)]
+            words = ["alexnet", *RECIPE, "--seed", str(seed)]
+            words += ["--work", str(folder.parent), "--output", str(file)]
             words += ["--pictures", str(pictures)] + (["--attention", arm] if attention else [])
             if distill.cli(words):
                 raise SystemExit(f"distilling {file} failed")
@@ -101,14 +103,8 @@ def main() -> None:
                 if key in rows:
                     continue
                 row, scores[key] = judged(cell, shared, shared.sets[1].labels)
-                words = [
-                    "python",
-                    "benchmarks/distillations.py",
-                    "--pictures",
-                    "pictures",
-                    "--distillations",
-                    str(number),
-                ]
+                words = ["python", "benchmarks/distillations.py", "--pictures", "pictures"]
+                words += ["--distillations", str(number)]
                 words += ["--attention", cell.attention, "--data", data, "--seeds", str(cell.seed)]
                 words += ["--train", str(cell.train), "--test", str(cell.test)]
                 rows[key] = row | {"key": key, "distillation": number, "command": shlex.join(words)}
