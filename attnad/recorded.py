@@ -89,7 +89,7 @@ def caption(found: pd.DataFrame) -> str:
     sides, devices = (", ".join(map(str, sorted(set(found[name])))) for name in ("image_size", "device"))
     chosen = "Sizes were chosen on mono cells and generated pictures"
     if "SimpleNet" in set(found.method):
-        chosen += ", SimpleNet's noise after tiles and poly cells had been seen with others"
+        chosen += ", SimpleNet's after tiles and poly cells had been seen with others"
     return (
         f"*{len(found)} recorded runs, {number} seed{'s' if number != '1' else ''} each, at most "
         f"{found.train.max()} pictures to learn from, {sides} px, profile `quick`; {devices}, {when}. "

@@ -68,6 +68,7 @@ def test_replaced_runs_say_why_and_are_no_longer_in_the_table(name):
         "backgrounds",
         "benchmark",
         "costs",
+        "distillations",
         "distilled",
         "explain",
         "metrics",
