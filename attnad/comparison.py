@@ -148,29 +148,6 @@ def paired(
     }  # fmt: skip
 
 
-def within(
-    runs: Mapping[tuple[str, int], tuple[np.ndarray, ...]], groups: Mapping[str, ArrayLike]
-) -> dict[tuple[str, int], tuple[np.ndarray, ...]]:
-    """The runs with each group of test pictures as a category of its own, for `difference`.
-
-    An AUROC then compares anomalous and normal pictures of the same group only: what tells groups apart, and
-    is no defect, cannot help. Groups weigh the same, whatever their size; those without both kinds are left
-    out.
-
-    Args:
-        runs: (category, seed) -> labels (N,) and any number of scores (N,).
-        groups: category -> (N,) the group of each test picture.
-    """
-    found = {}
-    for (category, seed), (labels, *scores) in runs.items():
-        of = np.asarray(groups[category])
-        for group in np.unique(of):
-            chosen = of == group
-            if len(np.unique(labels[chosen])) == 2:
-                found[f"{category}, {group}", seed] = (labels[chosen], *(each[chosen] for each in scores))
-    return found
-
-
 def verdict(estimate: Estimate, p: float | None = None) -> str:
     """What can be said of a claim that something is better, in words.
 

@@ -229,16 +229,3 @@ def test_a_verdict_needs_more_than_a_sign(mean, p, said):
     one = Estimate(mean, mean - 0.1, mean + 0.1, p, 1.0, 2, 3)
     assert said in verdict(one)
     assert "cannot be told" in verdict(one, p=0.3)
-
-
-def test_within_groups_a_group_cannot_help():
-    labels = np.array([0, 0, 0, 1, 0, 1, 1, 1])
-    groups = np.array([1, 1, 1, 1, 2, 2, 2, 3])
-    by_group, sees = groups.astype(float), np.array([1.0, 1, 1, 2, 5, 4, 6, 0])
-    runs = {("a", 0): (labels, by_group, sees)}
-    assert roc_auc_score(labels, by_group) > 0.75
-    split = comparison.within(runs, {"a": groups})
-    assert set(split) == {("a, 1", 0), ("a, 2", 0)}  # the third group has no normal picture
-    assert [roc_auc_score(found[0], found[1]) for found in split.values()] == [0.5, 0.5]
-    assert [roc_auc_score(found[0], found[2]) for found in split.values()] == [1.0, 0.5]
-    assert comparison.difference(split).mean == pytest.approx((0.5 - 1.0 + 0.5 - 0.5) / 2)

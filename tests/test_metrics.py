@@ -253,3 +253,16 @@ def test_aupro_is_anomalibs(name):
     assert set(CASES) - set(ANOMALIB) == {"one normal pixel"}
     found = [metrics.aupro(*CASES[name], limit) for limit in (0.05, 0.3, 1.0)]
     assert found == pytest.approx(ANOMALIB[name], abs=1e-6)
+
+
+def test_within_groups_a_group_cannot_help():
+    labels = [0, 0, 0, 1, 0, 1, 1, 1]
+    groups = np.array([1, 1, 1, 1, 2, 2, 2, 3])  # the last one has no normal image
+    assert metrics.image_auroc(labels, groups) > 0.75
+    assert metrics.image_auroc_within(labels, groups, groups).tolist() == [0.5, 0.5]
+    assert metrics.image_auroc_within(labels, [1, 1, 1, 2, 5, 4, 6, 0], groups).tolist() == [1.0, 0.5]
+    assert metrics.image_auroc_within(
+        [*labels, 1], [1, 1, 1, 2, 5, 4, 6, 0, 3], [*groups, 1], least=2
+    ).tolist() == [1.0]
+    with pytest.raises(ValueError):
+        metrics.image_auroc_within(labels, [np.nan] * 8, groups)
