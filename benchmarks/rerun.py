@@ -22,7 +22,13 @@ from attnad.cells import FIGURES
 from attnad.results import DATA, provenance
 
 FILE = DATA / "results" / "reruns.csv"
-TABLES = ("benchmark", "signals", "distilled", "simplenet_attempts")  # those with one run a row
+TABLES = (
+    "benchmark",
+    "signals",
+    "distilled",
+    "distillations",
+    "simplenet_attempts",
+)  # those with one run a row
 TOLD = ("image_auroc", "aupro", *provenance())  # of both times
 OUTCOME = {*FIGURES, *TOLD, "seconds", "right", "spread"}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from attnad import distill, pool
 from attnad.attention import RandomGate, SqueezeExcitation
@@ -184,6 +185,11 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     assert header["arguments"]["pool"]["teacher"] == "efficientnet_lite0"
     assert header["arguments"]["steps"] == 2 and "commit" in header["arguments"]
     assert header["history"][-1]["step"] == 2
+    first = load_file(output)["features.0.weight"]
+    # Another seed: other weights, which do not go on from the first one's checkpoint, from the same pool.
+    assert distill.cli([*order, "--seed", "1"]) == 0
+    assert not torch.equal(load_file(output)["features.0.weight"], first)
+    assert len(list(tmp_path.glob("pool-*"))) == 1
     assert distill.cli(["alexnet", "--pictures", str(tmp_path / "nowhere")]) == 1
     assert "nowhere" in capsys.readouterr().err
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from attnad import benchmark, recorded, results
-from attnad.sizes import METHODS
+from attnad.sizes import METHODS, SIZES
 
 BLIND = {"EdgeMagnitude", "CentrePrior"}
 
@@ -26,6 +26,13 @@ def test_runs_are_comparable():
     assert all(
         kept[row.command].shape[1] == row.test_normal + row.test_anomalous for row in found.itertuples()
     )
+
+
+def test_runs_have_the_sizes_of_today():
+    for run in recorded.runs(everywhere=False).itertuples():
+        sizes = SIZES["quick"][shlex.split(run.command)[5]]
+        assert run.image_size == sizes.get("image_size", run.image_size)
+        assert run.epochs == sizes.get("epochs", run.epochs), run.command
 
 
 def test_a_run_that_is_recorded_twice_is_no_run(monkeypatch):
