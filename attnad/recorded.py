@@ -66,6 +66,31 @@ def runs(everywhere: bool = True, options: str = "{}", protocol: str = "last") -
     return found.reset_index(drop=True)
 
 
+def distillations() -> pd.DataFrame:
+    """Runs of DifferNet on AlexNets that were distilled alike, with other seeds, and on the one that ships.
+
+    Returns:
+        a row for each run, with ``distillation`` (0 is the one that ships), ``data`` as in `runs`, for ELPV
+        with modules apart also ``"mono cells, modules apart, 1"`` to 3, and ``run``, its name among the
+        `attnad.results.scores` of ``"benchmark"`` (0) or ``"distillations"``. All have the same pictures and
+        seeds of the flow.
+    """
+    anew = results.read("distillations")
+    same = ["dataset", "category", "seed", "attention", "attention_points", "train", "test_normal"]
+    ships = results.read("benchmark").query(
+        "method == 'DifferNet' and protocol == 'last' and options == '{}'"
+    )
+    ships = ships[ships.error.isna()].merge(anew[same].drop_duplicates(), on=same)
+    found = pd.concat([
+        ships.assign(distillation=0, run=ships.command), anew.assign(run=anew.key),
+    ])  # fmt: skip
+    folds = {
+        f"elpv/{kind}:fold={fold}": f"{kind} cells, modules apart, {fold + 1}"
+        for kind in ("mono", "poly") for fold in range(3)
+    }  # fmt: skip
+    return found.assign(data=(found.dataset + "/" + found.category).map(DATA | folds))
+
+
 def change(rows: pd.DataFrame, controls: pd.DataFrame, figure: str) -> pd.Series:
     """How much a figure of `runs` differs from that of other runs, their controls.
 
