@@ -76,7 +76,7 @@ def main() -> None:
         ]
         if chosen.methods:
             rows = rows[rows["method"].isin(chosen.methods)]
-        for _, row in rows.sample(chosen.rows, random_state=chosen.seed).iterrows():
+        for _, row in rows.sample(min(chosen.rows, len(rows)), random_state=chosen.seed).iterrows():
             now = again(row)
             line = {"table": table, "command": row["command"], "method": row["method"]}
             for name in TOLD:
