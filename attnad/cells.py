@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from attnad import datasets, metrics, results
+from attnad import datasets, metrics, results, weights
 from attnad.datasets.base import Dataset
 from attnad.methods import Detector
 from attnad.methods.pictures import Shared
@@ -154,7 +154,8 @@ _shared: dict[tuple, Shared[Dataset]] = {}
 
 def shared(cell: Cell, size: int) -> Shared[Dataset]:
     """The pictures of a cell, with what was frozen for the cells before it; of one category at a time."""
-    category = cell.dataset, cell.category, cell.train, cell.test
+    # "distilled" weights are those in one folder at a time.
+    category = cell.dataset, cell.category, cell.train, cell.test, weights.DISTILLED
     key = (*category, size)
     if key not in _shared:
         if any(other[:-1] != category for other in _shared):

@@ -35,7 +35,7 @@ def image_auroc(labels, scores) -> float:
     return float(roc_auc_score(labels, scores))
 
 
-def image_auroc_within(labels, scores, groups, least: int = 1) -> np.ndarray:
+def image_auroc_within(labels, scores, groups, least: int = 1) -> dict:
     """The image AUROC of each group of images: what tells groups apart, and is no defect, cannot help.
 
     Args:
@@ -44,15 +44,18 @@ def image_auroc_within(labels, scores, groups, least: int = 1) -> np.ndarray:
         least: groups with fewer normal or fewer anomalous images are left out.
 
     Returns:
-        (G,) fractions, in the order of the groups.
+        group -> fraction, in the order of the groups.
 
     Raises:
         ValueError: as for `image_auroc`.
     """
     labels, scores = _checked(labels, scores)
-    parts = [np.asarray(groups) == group for group in np.unique(groups)]
-    parts = [part for part in parts if min(labels[part].sum(), (1 - labels[part]).sum()) >= max(1, least)]
-    return np.array([image_auroc(labels[part], scores[part]) for part in parts])
+    parts = {group: np.asarray(groups) == group for group in np.unique(groups)}
+    return {
+        group: image_auroc(labels[part], scores[part])
+        for group, part in parts.items()
+        if min(labels[part].sum(), (1 - labels[part]).sum()) >= max(1, least)
+    }
 
 
 def average_precision(labels, scores) -> float:

@@ -27,6 +27,7 @@ from attnad.methods.files import write
 TEACHER = "efficientnet_lite0"
 LEVELS = {"stride8": 40, "stride16": 112, "stride32": 320}  # of the teacher, with their channels
 SIZE = 96  # pixels of a crop
+SEED = 0  # one pool for all students and seeds
 CHUNK = 512  # crops in a file of the pool
 LONGEST = 1280  # pixels: larger pictures are made smaller, which is still larger than what is cut from them
 
@@ -142,20 +143,18 @@ def _cut(pictures: Sequence[Tensor], shares: np.ndarray, size: int, rng: np.rand
 # --- The pool: crops, and what the teacher says of them -------------------------------------------
 
 
-def make_pool(
-    folder: Path, files: Sequence[Path], crops: int, size: int = SIZE, seed: int = 0
-) -> tuple[list[Path], dict]:
+def make_pool(folder: Path, files: Sequence[Path], crops: int, size: int = SIZE) -> tuple[list[Path], dict]:
     """Write `crops` altered crops and the teacher's levels of each, in files of `CHUNK`; go on if some exist.
 
     Args:
-        folder: of all pools. This one's name in it depends on the files, the teacher, the size and the seed.
+        folder: of all pools. This one's name in it depends on the files, the teacher and the size.
         files: pictures, see `read_pictures`.
 
     Returns:
         the pool's files, and what it was made of.
     """
     made_of = {
-        "teacher": TEACHER, "levels": list(LEVELS), "size": size, "seed": seed, "pictures": len(files),
+        "teacher": TEACHER, "levels": list(LEVELS), "size": size, "seed": SEED, "pictures": len(files),
         "digest": _digest([f"{path.name} {path.stat().st_size}" for path in files]),
     }  # fmt: skip
     pool = folder / f"pool-{_digest([json.dumps(made_of)])[:8]}"
@@ -167,7 +166,7 @@ def make_pool(
         shares = np.sqrt([picture[0].numel() for picture in pictures])
         shares /= shares.sum()
         for index, part in tqdm(missing, f"pool of {crops} crops", unit="chunk", smoothing=0.1):
-            rng = np.random.default_rng([seed, index])
+            rng = np.random.default_rng([SEED, index])
             images = torch.stack([altered_crop(pictures, shares, size, rng) for _ in range(CHUNK)])
             levels = zip(LEVELS, teacher.in_chunks(images.float() / 255), strict=True)
             stacked = {name: level.half() for name, level in levels}

@@ -24,14 +24,9 @@ class Table:
         self.path, self.cells = Path(path), cells
         self.wanted = dict.fromkeys(cell.command() for cell in cells)
         self.rows: dict[str, list[dict]] = {}
-        self.scores: dict[str, np.ndarray] = {}
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf8") as file:
-                for row in csv.DictReader(file):
-                    self.rows.setdefault(row["command"], []).append(row)
-        if scores_path(self.path).exists():
-            with np.load(scores_path(self.path), allow_pickle=False) as file:
-                self.scores = {name: file[name] for name in file.files}
+        rows, self.scores = read_table(self.path)
+        for row in rows:
+            self.rows.setdefault(row["command"], []).append(row)
 
     def missing(self) -> list[Cell]:
         """The cells that have not been run, or failed."""
@@ -50,6 +45,18 @@ class Table:
 def scores_path(path: Path) -> Path:
     """Where the single scores of a table lie: ``NAME_scores.npz`` beside ``NAME.csv``."""
     return path.with_name(path.stem + "_scores.npz")
+
+
+def read_table(path: Path) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """What `write_table` wrote: the rows and the scores; nothing of either where there is no file."""
+    rows, scores = [], {}
+    if path.exists():
+        with path.open(newline="", encoding="utf8") as file:
+            rows = list(csv.DictReader(file))
+    if scores_path(path).exists():
+        with np.load(scores_path(path), allow_pickle=False) as packed:
+            scores = dict(packed)
+    return rows, scores
 
 
 def write_table(

@@ -15,22 +15,18 @@ and its runs are in ``benchmark.csv``.
 from __future__ import annotations
 
 import argparse
-import csv
 import shlex
-import time
 from pathlib import Path
 
 import numpy as np
 
-from attnad import benchmark, distill, metrics, weights
-from attnad.cells import COLUMNS, FIGURES, Cell
-from attnad.methods import Shared
+from attnad import benchmark, cells, distill, weights
 from attnad.recorded import DATA as DATASETS
-from attnad.results import DATA, provenance
-from attnad.tables import scores_path, write_table
+from attnad.results import DATA
+from attnad.tables import read_table, write_table
 
 FILE = DATA / "results" / "distillations.csv"
-FIELDS = ("key", "distillation", *COLUMNS)
+FIELDS = ("key", "distillation", *cells.COLUMNS)
 RECIPE = ["--steps", "6000", "--crops", "32768", "--bfloat16"]
 ARMS = ("none", "se", "cbam")
 
@@ -49,25 +45,6 @@ def distilled(folder: Path, seed: int, arms: list[str], pictures: Path) -> None:
                 raise SystemExit(f"distilling {file} failed")
 
 
-def judged(cell: Cell, shared: Shared, labels: np.ndarray) -> tuple[dict, np.ndarray]:
-    """The row of a run, and labels and scores (2, N) of its test pictures."""
-    start, known = time.perf_counter(), provenance()
-    detector = cell.detector()
-    train, test = shared(detector)
-    prediction = detector.fit(train).predict(test)
-    figures = metrics.evaluate(prediction, shared.sets[1])
-    row = dict.fromkeys(FIELDS, "") | known | {
-        "method": cell.method, "attention": cell.attention, "gates": detector.gates or "",
-        "attention_points": "+".join(getattr(detector.extractor, "points", ())), "options": cell.options,
-        "backbone": detector.backbone, "weights": detector.weights, "dataset": cell.dataset,
-        "category": cell.category, "seed": cell.seed, "profile": cell.profile, "protocol": "last",
-        "epochs": detector.epochs, "image_size": detector.image_size, "train": len(train),
-        "test_normal": int((labels == 0).sum()), "test_anomalous": int(labels.sum()),
-        "seconds": round(time.perf_counter() - start, 1),
-    } | {name: round(figures[name], 4) for name in FIGURES if name in figures}  # fmt: skip
-    return row, np.stack([labels.astype(np.float32), prediction.scores.astype(np.float32)])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -82,27 +59,22 @@ def main() -> None:
     parser.add_argument("--test", type=int, help="at most so many of each kind; 0 for all")
     parser.add_argument("--out", type=Path, default=FILE)
     chosen = parser.parse_args()
-    rows: dict[str, dict] = {}
-    scores: dict[str, np.ndarray] = {}
-    if chosen.out.exists():
-        with chosen.out.open(newline="", encoding="utf8") as file:
-            rows = {row["key"]: row for row in csv.DictReader(file)}
-        with np.load(scores_path(chosen.out)) as file:
-            scores = dict(file)
+    found, scores = read_table(chosen.out)
+    rows = {row["key"]: row for row in found}
     for number in chosen.distillations:
         folder = chosen.work / str(number)
         distilled(folder, number, chosen.attention, chosen.pictures)
         weights.DISTILLED = folder  # where "distilled" finds them from now on
         for data in chosen.data:
-            cells = benchmark.plan(
+            plan = benchmark.plan(
                 ["DifferNet"], chosen.attention, [data], chosen.seeds, train=chosen.train, test=chosen.test
             )
-            shared = Shared(*cells[0].data(cells[0].detector().image_size), most=len(ARMS))
-            for cell in cells:
+            for cell in plan:
                 key = f"{number} | {cell.command()}"
                 if key in rows:
                     continue
-                row, scores[key] = judged(cell, shared, shared.sets[1].labels)
+                outcome = cells.run(cell)
+                row, scores[key] = outcome.rows[0], np.stack([outcome.labels, outcome.scores])
                 words = ["python", "benchmarks/distillations.py", "--pictures", "pictures"]
                 words += ["--distillations", str(number)]
                 words += ["--attention", cell.attention, "--data", data, "--seeds", str(cell.seed)]

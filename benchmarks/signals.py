@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import functools
 import itertools
 import shlex
@@ -45,7 +44,7 @@ from attnad.pretext import (
 )
 from attnad.results import DATA, provenance
 from attnad.sizes import SIZES
-from attnad.tables import scores_path, write_table
+from attnad.tables import read_table, write_table
 
 FILE = DATA / "results" / "signals.csv"
 FIELDS = ("key", "signal", "control", *COLUMNS, "right", "spread")
@@ -211,13 +210,8 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=range(3))
     parser.add_argument("--out", type=Path, default=FILE)
     chosen = parser.parse_args()
-    rows: dict[str, dict] = {}
-    scores: dict[str, np.ndarray] = {}
-    if chosen.out.exists():
-        with chosen.out.open(newline="", encoding="utf8") as file:
-            rows = {row["key"]: row for row in csv.DictReader(file)}
-        with np.load(scores_path(chosen.out)) as file:
-            scores = dict(file)
+    found, scores = read_table(chosen.out)
+    rows = {row["key"]: row for row in found}
     for data, seed, signal in itertools.product(chosen.data, chosen.seeds, chosen.signals):
         for kind in (kind for kind in SIGNALS[signal] if kind in chosen.attention):
             if key(signal, "DifferNet", kind, pictures(data)[0], seed) in rows:

@@ -259,10 +259,10 @@ def test_within_groups_a_group_cannot_help():
     labels = [0, 0, 0, 1, 0, 1, 1, 1]
     groups = np.array([1, 1, 1, 1, 2, 2, 2, 3])  # the last one has no normal image
     assert metrics.image_auroc(labels, groups) > 0.75
-    assert metrics.image_auroc_within(labels, groups, groups).tolist() == [0.5, 0.5]
-    assert metrics.image_auroc_within(labels, [1, 1, 1, 2, 5, 4, 6, 0], groups).tolist() == [1.0, 0.5]
-    assert metrics.image_auroc_within(
-        [*labels, 1], [1, 1, 1, 2, 5, 4, 6, 0, 3], [*groups, 1], least=2
-    ).tolist() == [1.0]
+    assert metrics.image_auroc_within(labels, groups, groups) == {1: 0.5, 2: 0.5}
+    assert metrics.image_auroc_within(labels, [1, 1, 1, 2, 5, 4, 6, 0], groups) == {1: 1.0, 2: 0.5}
+    assert metrics.image_auroc_within([*labels, 1], [1, 1, 1, 2, 5, 4, 6, 0, 3], [*groups, 1], least=2) == {
+        1: 1.0
+    }
     with pytest.raises(ValueError):
         metrics.image_auroc_within(labels, [np.nan] * 8, groups)
